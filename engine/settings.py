@@ -1,0 +1,262 @@
+"""One frozen Settings from flags, environment and file. The only reader of the environment.
+
+Precedence: flag > environment > file (TOML) > default. An unknown key is an error that names its path.
+
+Environment: the seed's names work as they are (DATABASE_URL, METRICS_PORT, GRPC_PORT, BUFFER_DURATION_MS,
+MAX_BUFFER_SIZE, and LOG_LEVEL for its RUST_LOG). Every other setting is SCADA_ and its path in capitals, `__` between
+levels: SCADA_OPCUA__REQUEST_TIMEOUT_S. A secret can come from a file: add _FILE to its name.
+
+The dataclasses are plain ones, so that a worker process that is handed a Settings needs no validation library in its
+memory (measured: 9 MB); pydantic is imported by `load` only.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from engine.errors import ConfigurationError
+
+SEED_NAMES = {
+    "DATABASE_URL": "database_url",
+    "METRICS_PORT": "metrics_port",
+    "GRPC_PORT": "grpc_port",
+    "BUFFER_DURATION_MS": "buffer_duration_ms",
+    "MAX_BUFFER_SIZE": "max_buffer_size",
+    "LOG_LEVEL": "log_level",
+}
+PREFIX = "SCADA_"
+# Not settings of the engine: the first two belong to the test suite and to the build.
+_FOREIGN_PREFIXES = ("SCADA_TEST_", "SCADA_BUILD_")
+SECRETS = frozenset({"database_url", "secrets_key"})
+
+
+@dataclass(frozen=True, slots=True)
+class OpcuaSettings:
+    """How OPC UA sessions are held; each can be narrowed by what a server revises."""
+
+    publishing_interval_ms: float = 500.0
+    sampling_interval_ms: float = 500.0
+    # Ten samples: what a server can keep for us through an outage of queue_size x sampling interval.
+    queue_size: int = 10
+    # 30 x the publishing interval without data before a keep-alive; lifetime is at least 3 times that (Part 4, 5.13.2).
+    keep_alive_count: int = 10
+    lifetime_count: int = 300
+    max_notifications_per_publish: int = 10_000
+    # Two or more keep the server able to answer while one response travels; each costs the server a little memory.
+    publish_requests: int = 3
+    items_per_call: int = 1_000
+    request_timeout_s: float = 10.0
+    session_timeout_s: float = 60.0
+    max_message_bytes: int = 16 * 1024 * 1024
+    backoff_first_s: float = 0.5
+    backoff_most_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that can be set, with its default."""
+
+    database_url: str = ""
+    workers: int | Literal["auto"] = "auto"
+    host: str = "127.0.0.1"
+    metrics_port: int = 9090
+    grpc_port: int = 50051
+    # A batch is flushed when it is this old or this large, whichever comes first.
+    buffer_duration_ms: int = 5_000
+    max_buffer_size: int = 10_000
+    # Rows a tenant may hold in memory while its database is away; full means: stop publishing for that tenant.
+    ring_rows: int = 262_144
+    catalog_refresh_s: float = 5.0
+    database_retry_most_s: float = 30.0
+    stop_deadline_s: float = 20.0
+    max_query_days: int = 366
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "json", "console"] = "auto"
+    # 32 bytes, base64: seals passwords and DSNs in the databases. Needed only where there are some.
+    secrets_key: str = ""
+    opcua: OpcuaSettings = field(default_factory=OpcuaSettings)
+
+    def worker_count(self) -> int:
+        """Return the number of ingest workers; auto is one a processor that this process may use."""
+        return len(os.sched_getaffinity(0)) if self.workers == "auto" else self.workers
+
+
+_LIMITS: dict[str, tuple[float, float]] = {
+    "workers": (1, 256),
+    "metrics_port": (0, 65535),
+    "grpc_port": (0, 65535),
+    "buffer_duration_ms": (10, 600_000),
+    "max_buffer_size": (1, 10_000_000),
+    "ring_rows": (1_024, 1 << 26),
+    "catalog_refresh_s": (0.05, 3_600),
+    "database_retry_most_s": (0.1, 3_600),
+    "stop_deadline_s": (0.1, 3_600),
+    "max_query_days": (1, 36_600),
+    "opcua.publishing_interval_ms": (1, 3_600_000),
+    "opcua.sampling_interval_ms": (-1, 3_600_000),
+    "opcua.queue_size": (1, 1_000_000),
+    "opcua.keep_alive_count": (1, 1_000_000),
+    "opcua.lifetime_count": (3, 3_000_000),
+    "opcua.max_notifications_per_publish": (1, 1_000_000),
+    "opcua.publish_requests": (1, 16),
+    "opcua.items_per_call": (1, 100_000),
+    "opcua.request_timeout_s": (0.1, 600),
+    "opcua.session_timeout_s": (1, 86_400),
+    "opcua.max_message_bytes": (8_192, 1 << 30),
+    "opcua.backoff_first_s": (0.01, 600),
+    "opcua.backoff_most_s": (0.01, 3_600),
+}
+
+
+def load(
+    *,
+    flags: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+    file: Path | None = None,
+) -> Settings:
+    """Return the settings in force.
+
+    `flags` maps paths such as "opcua.queue_size" to values; None values are flags that were not given. Raises
+    ConfigurationError for an unknown key, a value of the wrong type or out of range, or a file that cannot be read.
+    """
+    merged: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    sources = (
+        (_from_file(file) if file else {}),
+        _from_environment(os.environ if environment is None else environment),
+        {path: (value, f"flag for {path}") for path, value in (flags or {}).items() if value is not None},
+    )
+    known = _paths(Settings)
+    for source in sources:
+        for path, (value, where) in source.items():
+            if path not in known:
+                raise ConfigurationError(f"{where}: there is no setting {path!r}")
+            merged[path] = value
+            origin[path] = where
+    return _validate(merged, origin)
+
+
+def show(settings: Settings) -> dict[str, Any]:
+    """Return the settings as nested dictionaries with every secret masked."""
+    shown = asdict(settings)
+    for name in SECRETS:
+        if shown[name]:
+            shown[name] = mask_url(shown[name]) if name.endswith("_url") else "***"
+    return shown
+
+
+def mask_url(url: str) -> str:
+    """Return the URL with its password replaced by ***; the rest is what an operator needs to see."""
+    parts = urlsplit(url)
+    if not parts.scheme:
+        return "***" if "password" in url else url
+    query = "***" if "password" in parts.query else parts.query
+    if parts.password is None:
+        return urlunsplit(parts._replace(query=query))
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}", query=query))
+
+
+def _paths(cls: type, prefix: str = "") -> dict[str, str]:
+    """Map every setting's path to itself, nested ones with dots."""
+    found: dict[str, str] = {}
+    for entry in fields(cls):
+        nested = entry.default_factory if is_dataclass(entry.default_factory) else None
+        if isinstance(nested, type):
+            found |= _paths(nested, f"{prefix}{entry.name}.")
+        else:
+            found[f"{prefix}{entry.name}"] = entry.name
+    return found
+
+
+def _from_file(file: Path) -> dict[str, tuple[Any, str]]:
+    try:
+        document = tomllib.loads(file.read_text("utf-8"))
+    except OSError as exc:
+        raise ConfigurationError(f"cannot read the configuration file {file}: {exc.strerror}") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigurationError(f"{file} is not valid TOML: {exc}") from exc
+    return {path: (value, f"{file}: {path}") for path, value in _flatten(document).items()}
+
+
+def _flatten(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in document.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
+    found: dict[str, tuple[Any, str]] = {}
+    known = _paths(Settings)
+    for name, value in sorted(environment.items()):
+        if name in SEED_NAMES:
+            path = SEED_NAMES[name]
+            found[path] = (value.lower() if path == "log_level" else value, name)
+        elif name.removesuffix("_FILE") in SEED_NAMES and SEED_NAMES[name.removesuffix("_FILE")] in SECRETS:
+            found[SEED_NAMES[name.removesuffix("_FILE")]] = (_secret_file(name, value), name)
+        elif name.startswith(PREFIX) and not name.startswith(_FOREIGN_PREFIXES):
+            path = name.removeprefix(PREFIX).lower().replace("__", ".")
+            if path.removesuffix("_file") in SECRETS and path not in known:
+                found[path.removesuffix("_file")] = (_secret_file(name, value), name)
+            else:
+                found[path] = (value, name)
+    return found
+
+
+def _secret_file(name: str, path: str) -> str:
+    try:
+        return Path(path).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigurationError(f"{name}: cannot read the secret from {path}: {exc}") from exc
+
+
+def _validate(merged: Mapping[str, Any], origin: Mapping[str, str]) -> Settings:
+    from pydantic import ConfigDict, TypeAdapter, ValidationError  # noqa: PLC0415  (see the module's docstring)
+
+    nested: dict[str, Any] = {}
+    for path, value in merged.items():
+        *parents, leaf = path.split(".")
+        place = nested
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[leaf] = value
+    # pydantic reads its configuration from the class; set here, so that importing this module does not need it.
+    for cls in (Settings, OpcuaSettings):
+        cls.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+    try:
+        settings = TypeAdapter(Settings).validate_python(nested)
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        path = ".".join(str(part) for part in first["loc"] if str(part) in _words())
+        shown = "***" if path in SECRETS else repr(first["input"])
+        where = origin.get(path, path)
+        raise ConfigurationError(f"{where}: {shown} does not fit: {first['msg'].lower()}") from exc
+    _check_limits(settings, origin)
+    return settings
+
+
+def _words() -> set[str]:
+    return {word for path in _paths(Settings) for word in path.split(".")}
+
+
+def _check_limits(settings: Settings, origin: Mapping[str, str]) -> None:
+    for path, (least, most) in _LIMITS.items():
+        value: Any = settings
+        for part in path.split("."):
+            value = getattr(value, part)
+        if value != "auto" and not least <= value <= most:
+            raise ConfigurationError(f"{origin.get(path, path)}: {value} is not between {least} and {most}")
+    if settings.ring_rows < 2 * settings.max_buffer_size:
+        raise ConfigurationError(
+            f"ring_rows: {settings.ring_rows} is less than twice max_buffer_size ({settings.max_buffer_size})"
+        )

@@ -1,0 +1,3 @@
+"""The version of the engine, once."""
+
+VERSION = "0.1.0"

@@ -1,0 +1,1 @@
+"""Who runs the engine: processes, the command line, OPC UA sessions, gRPC."""
