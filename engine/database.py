@@ -1,0 +1,127 @@
+"""The one place that opens psycopg connections, and that maps psycopg's errors to the error tree.
+
+It does not know any table, keeps no connection and does not retry. Connections carry no session state (no
+prepared statements, no SET), so that a pooler in transaction mode can stand between.
+
+How an error is mapped (`translated`); the first line that fits decides:
+
+    SQLSTATE                                              becomes
+    42P01 undefined table, 3F000 undefined schema         DatabaseNotMigrated
+    08 connection, 28 login, 3D no such database,         DatabaseUnavailable: a password may be rotated and a
+    40 rolled back, 53 resources, 57 operator, 58 system,   database may be restored while we wait
+    25006 read-only, 55006 in use, 55P03 lock timeout
+    none, from libpq (no server answered)                 DatabaseUnavailable
+    22 data, 23 constraint, 42 statement, all others      DatabaseRejected
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from engine.errors import (
+    ConfigurationError,
+    DatabaseError,
+    DatabaseNotMigrated,
+    DatabaseRejected,
+    DatabaseUnavailable,
+)
+
+_NOT_MIGRATED = frozenset({"42P01", "3F000"})
+_UNAVAILABLE_CLASSES = ("08", "28", "3D", "40", "53", "57", "58")
+_UNAVAILABLE = frozenset({"25006", "55006", "55P03"})
+
+# What a DSN may override. A peer that is gone is noticed after a minute; Linux alone takes 15 minutes or more.
+_CONNECT_DEFAULTS: dict[str, Any] = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
+
+
+async def connect(dsn: str, *, application: str, autocommit: bool = False) -> psycopg.AsyncConnection:
+    """Open one connection; names are resolved anew each time.
+
+    `application` is what pg_stat_activity shows. Raises ConfigurationError for a DSN that cannot be parsed,
+    and DatabaseUnavailable when the server cannot be reached or does not let us in.
+    """
+    parameters: dict[str, Any] = _CONNECT_DEFAULTS | _parse(dsn)
+    parameters |= {"application_name": application, "client_encoding": "utf8"}
+    with translated(f"cannot connect to {_place(parameters)}"):
+        return await psycopg.AsyncConnection.connect(
+            **parameters,
+            autocommit=autocommit,
+            prepare_threshold=None,
+        )
+
+
+def with_database(dsn: str, name: str) -> str:
+    """Return the DSN with its database replaced; a URL stays a URL.
+
+    Raises ConfigurationError for a DSN that cannot be parsed.
+    """
+    _parse(dsn)
+    parts = urlsplit(dsn)
+    if parts.scheme:
+        url = urlunsplit(parts._replace(path="/" + quote(name, safe="")))
+        # A URL may also name its database in the query (`?dbname=`), and that one counts.
+        if _parse(url).get("dbname") == name:
+            return url
+    return make_conninfo(dsn, dbname=name)
+
+
+def place(dsn: str) -> str:
+    """Return `database "x" on host:port` for messages; never the user's password.
+
+    Raises ConfigurationError for a DSN that cannot be parsed.
+    """
+    return _place(_parse(dsn))
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Raise psycopg's errors as ours, by SQLSTATE; `what` begins the message and says what was tried."""
+    try:
+        yield
+    except psycopg.Error as exc:
+        raise _kind(exc)(f"{what}: {_one_line(exc)}", exc.sqlstate) from exc
+
+
+def _kind(exc: psycopg.Error) -> type[DatabaseError]:
+    state = exc.sqlstate
+    if state is None:
+        return DatabaseUnavailable if isinstance(exc, psycopg.OperationalError) else DatabaseRejected
+    if state in _NOT_MIGRATED:
+        return DatabaseNotMigrated
+    if state.startswith(_UNAVAILABLE_CLASSES) or state in _UNAVAILABLE:
+        return DatabaseUnavailable
+    return DatabaseRejected
+
+
+def _one_line(exc: psycopg.Error) -> str:
+    """The server's message with its detail; libpq's own messages span lines, an operator's log should not."""
+    said = ". ".join(part for part in (exc.diag.message_primary, exc.diag.message_detail) if part) or str(exc)
+    return " ".join(said.split())
+
+
+def _parse(dsn: str) -> dict[str, Any]:
+    try:
+        return conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:
+        # libpq quotes the text that it could not parse, which may hold the password: the cause is left out.
+        raise ConfigurationError(
+            "the database's address is neither a postgresql:// URL nor a list of key=value"
+        ) from None
+
+
+def _place(parameters: dict[str, Any]) -> str:
+    host = parameters.get("host") or parameters.get("hostaddr") or "the local socket"
+    port = parameters.get("port") or "5432"
+    return f'database "{parameters.get("dbname") or parameters.get("user") or ""}" on {host}:{port}'
