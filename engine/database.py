@@ -36,7 +36,7 @@ _NOT_MIGRATED = frozenset({"42P01", "3F000"})
 _UNAVAILABLE_CLASSES = ("08", "28", "3D", "40", "53", "57", "58")
 _UNAVAILABLE = frozenset({"25006", "55006", "55P03"})
 
-# What a DSN may override. A peer that is gone is noticed after a minute; Linux alone takes 15 minutes or more.
+# What a DSN may override. A peer that is gone is noticed in a minute; Linux alone takes 15 minutes or more.
 _CONNECT_DEFAULTS: dict[str, Any] = {
     "connect_timeout": 10,
     "keepalives_idle": 30,
