@@ -10,7 +10,7 @@ create table scada_connections (
     security_mode varchar(50) not null,
     security_policy varchar(50) not null,
     username varchar(255),
-    -- Sealed, never plain. A sealed password is longer than the password (nonce, tag, base64), so varchar(255)
+    -- Sealed, never plain. A sealed password is longer than the password (nonce, tag, base64): varchar(255)
     -- would refuse passwords of about 150 characters and more.
     password text,
     poll_interval_seconds integer not null default 60,
@@ -49,8 +49,8 @@ create table tag_mappings (
     opc_node_id varchar(500) not null,  -- for example ns=2;s=Well1.Pressure
     data_type varchar(50) not null,
     unit varchar(50),
-    -- Not numeric(10, 4): that would turn a factor of 0.00005 into 0.0001 without a word, and every value with
-    -- it. Null means the default, for writers that say so.
+    -- Not numeric(10, 4): that would turn a factor of 0.00005 into 0.0001 without a word, and double every
+    -- value. Null means the default, for writers that say so.
     scaling_factor numeric default 1.0,
     "offset" numeric default 0.0,
     created_by uuid not null,
@@ -61,7 +61,8 @@ create table tag_mappings (
     deleted_by uuid,
     constraint tag_mappings_tag_id_unique unique (tag_id),
     -- DOUBLE, FLOAT: floating point.  INT, UINT: up to 32 bits.  LONG, ULONG: 64 bits, with the exact text
-    -- beside the number beyond 2^53.  BOOLEAN: 0 or 1.  DATETIME: seconds since 1970.  STRING: text_value only.
+    -- beside the number beyond 2^53.  BOOLEAN: 0 or 1.  DATETIME: seconds since 1970.
+    -- STRING: only text_value is filled.
     constraint tag_mappings_data_type_check
         check (data_type in (
             'DOUBLE', 'FLOAT', 'INT', 'UINT', 'LONG', 'ULONG', 'BOOLEAN', 'DATETIME', 'STRING'

@@ -8,8 +8,8 @@ create table readings (
     text_value text
 );
 
--- Storage modes, by what the server can do: columnstore (no row index: its compressed batches are found by tag
--- and time range), hypertable with one B-tree, or a plain table with the same B-tree. Chunks are of 24 hours.
+-- Storage modes, by what the server can do: columnstore (no row index: its compressed batches are found by
+-- tag and time range), hypertable with one B-tree, or a plain table with the same B-tree. Chunks of 24 hours.
 do $$
 declare
     -- The loader's own setting. CREATE EXTENSION ends the session where the library is not preloaded.
@@ -48,7 +48,7 @@ begin
         );
     exception when others then
         get stacked diagnostics reason = message_text;
-        raise exception 'the TimescaleDB extension is here, but readings cannot be made a hypertable: %', reason
+        raise exception 'TimescaleDB is here, but readings cannot be made a hypertable: %', reason
             using errcode = sqlstate;
     end;
 
