@@ -1,0 +1,1 @@
+"""OPC UA: the only importer of asyncua."""
