@@ -232,7 +232,7 @@ def _validate(merged: Mapping[str, Any], origin: Mapping[str, str]) -> Settings:
         place[leaf] = value
     # pydantic reads its configuration from the class; set here, so that importing this module does not need it.
     for cls in (Settings, OpcuaSettings):
-        cls.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+        setattr(cls, "__pydantic_config__", ConfigDict(extra="forbid"))  # noqa: B010
     try:
         settings = TypeAdapter(Settings).validate_python(nested)
     except ValidationError as exc:

@@ -1,0 +1,211 @@
+"""One tenant inside an ingest worker: its pipeline, its OPC UA connections, and the catalog they follow.
+
+A tenant's failure stays here: a database that is down or not migrated, a server that refuses, a broken connection row
+are named in the log, in `last_error` and in the metrics, and tried again; no other tenant notices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import numpy as np
+import structlog
+
+from engine import catalog
+from engine.database import connect
+from engine.errors import ScadaError
+from engine.metrics import Gauge, TenantSlots
+from engine.pipeline import TenantPipeline
+from engine.store import Store
+from workers.opcua.session import ConnectionReport, Connector
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from engine.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+_APPLICATION = "scada-engine ingest"
+_RETRY_FIRST_S = 0.5
+# What closing a session politely may take before the socket is simply closed.
+_CONNECTION_STOP_S = 5.0
+
+
+class TenantRunner:
+    """Runs one tenant until `stop`; create it and `run` it inside the worker's event loop."""
+
+    def __init__(self, tenant: catalog.Tenant, *, settings: Settings, counters: TenantSlots) -> None:
+        self.tenant = tenant
+        # Set after the first attempt to load the catalog, whether it worked or not: the worker is then ready.
+        self.attempted = asyncio.Event()
+        self._settings = settings
+        self._counters = counters
+        self._store = Store(tenant.dsn, _APPLICATION)
+        self._pipeline = TenantPipeline(store=self._store, counters=counters, settings=settings)
+        self._running: dict[UUID, tuple[catalog.Connection, asyncio.Task[None]]] = {}
+        self._reports: dict[UUID, ConnectionReport] = {}
+        self._unrecorded: dict[UUID, ConnectionReport] = {}
+        self._reported = asyncio.Event()
+        self._stopping = asyncio.Event()
+
+    # The Sink that a Connector writes to.
+
+    def stored(self, rows: int) -> None:
+        """Pass on rows that were decoded into the ring."""
+        self._pipeline.stored(rows)
+
+    async def wait_for_space(self) -> None:
+        """Wait until the ring has room again."""
+        await self._pipeline.wait_for_space()
+
+    def report(self, report: ConnectionReport) -> None:
+        """Take the news of a connection: into the gauges now, into the catalog soon."""
+        if report.connection_id not in self._running:
+            return
+        self._reports[report.connection_id] = report
+        self._unrecorded[report.connection_id] = report
+        self._reported.set()
+        self._set_gauges()
+
+    async def run(self) -> None:
+        """Run until `stop`; then close the connections, write what is in flight, and return."""
+        structlog.contextvars.bind_contextvars(tenant=self.tenant.slug)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                flushing = tasks.create_task(self._pipeline.run())
+                recording = tasks.create_task(self._record_reports())
+                await self._follow_catalog(tasks)
+                await self._close_connections(list(self._running))
+                recording.cancel()
+                self._pipeline.drain()
+                await flushing
+        finally:
+            self.attempted.set()
+            if rows := self._pipeline.abandon():
+                log.error("readings were not stored: the worker had to stop first", rows=rows)
+            self._counters.set(Gauge.ACTIVE_CONNECTIONS, 0)
+            self._counters.set(Gauge.MONITORED_ITEMS, 0)
+            await self._store.close()
+
+    def stop(self) -> None:
+        """Ask `run` to finish: stop publishing, drain, flush."""
+        self._stopping.set()
+
+    async def _follow_catalog(self, tasks: asyncio.TaskGroup) -> None:
+        failures = 0
+        while not self._stopping.is_set():
+            try:
+                await self._apply_catalog(tasks)
+            except ScadaError as exc:
+                if failures == 0:
+                    log.warning("the tenant is skipped for now: its catalog cannot be read", error=str(exc))
+                self._counters.set(Gauge.DATABASE_UP, 0)
+                ceiling_s = min(self._settings.database_retry_most_s, _RETRY_FIRST_S * 2 ** min(failures, 16))
+                wait_s = ceiling_s * random.uniform(0.5, 1.0)
+                failures += 1
+            else:
+                if failures:
+                    log.info("the tenant's catalog can be read again", attempts=failures + 1)
+                self._counters.set(Gauge.DATABASE_UP, 1)
+                failures = 0
+                wait_s = self._settings.catalog_refresh_s
+            self.attempted.set()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._stopping.wait()
+
+    async def _apply_catalog(self, tasks: asyncio.TaskGroup) -> None:
+        """Start what is new, stop what is gone, and start again only what has changed."""
+        await self._store.check()
+        async with await connect(self.tenant.dsn, application=_APPLICATION) as database:
+            wanted = {
+                connection.id: connection
+                for connection in await catalog.load_connections(
+                    database, self.tenant.id, secrets_key=self._settings.secrets_key
+                )
+            }
+        stale = [key for key, (running, _) in self._running.items() if wanted.get(key) != running]
+        await self._close_connections(stale)
+        for key, connection in wanted.items():
+            if key not in self._running:
+                self._running[key] = (connection, tasks.create_task(self._connect(connection)))
+        self._set_gauges()
+
+    async def _connect(self, connection: catalog.Connection) -> None:
+        structlog.contextvars.bind_contextvars(tenant=self.tenant.slug, connection=connection.name)
+        slots = np.array(
+            [
+                self._pipeline.tags.slot(tag.tag_id, scaling_factor=tag.scaling_factor, offset=tag.offset)
+                for tag in connection.tags
+            ],
+            dtype=np.uint32,
+        )
+        connector = Connector(
+            connection,
+            slots=slots,
+            ring=self._pipeline.ring,
+            counters=self._counters,
+            settings=self._settings.opcua,
+            sink=self,
+        )
+        while True:
+            try:
+                await connector.run()
+            except Exception as exc:
+                log.exception("a connection failed in a way nobody foresaw; it is started again")
+                self.report(
+                    ConnectionReport(
+                        connection.id,
+                        connected=False,
+                        error=f"internal error: {exc!r}",
+                        monitored=0,
+                        wanted=len(connection.tags),
+                    )
+                )
+            await asyncio.sleep(self._settings.opcua.backoff_most_s * random.uniform(0.5, 1.0))
+
+    async def _close_connections(self, keys: list[UUID]) -> None:
+        closing = [self._running.pop(key)[1] for key in keys]
+        for key in keys:
+            self._reports.pop(key, None)
+            self._unrecorded.pop(key, None)
+        for task in closing:
+            task.cancel()
+        if closing:
+            _, late = await asyncio.wait(closing, timeout=_CONNECTION_STOP_S)
+            if late:
+                log.warning("connections did not close in time", connections=len(late))
+        self._set_gauges()
+
+    def _set_gauges(self) -> None:
+        reports = self._reports.values()
+        self._counters.set(Gauge.WANTED_CONNECTIONS, len(self._running))
+        self._counters.set(Gauge.ACTIVE_CONNECTIONS, sum(report.connected for report in reports))
+        self._counters.set(
+            Gauge.WANTED_ITEMS, sum(len(running.tags) for running, _ in self._running.values())
+        )
+        self._counters.set(Gauge.MONITORED_ITEMS, sum(report.monitored for report in reports))
+
+    async def _record_reports(self) -> None:
+        """Write the newest report of each connection to `last_connected_at` and `last_error`."""
+        while True:
+            await self._reported.wait()
+            self._reported.clear()
+            taken, self._unrecorded = self._unrecorded, {}
+            try:
+                async with await connect(
+                    self.tenant.dsn, application=_APPLICATION, autocommit=True
+                ) as database:
+                    for report in taken.values():
+                        await catalog.record_connection(
+                            database, report.connection_id, connected=report.connected, error=report.error
+                        )
+            except ScadaError as exc:
+                log.warning("the state of connections could not be recorded; trying again", error=str(exc))
+                self._unrecorded = taken | self._unrecorded
+                self._reported.set()
+                await asyncio.sleep(self._settings.database_retry_most_s)
