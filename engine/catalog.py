@@ -1,0 +1,64 @@
+"""Tenants, wells, connections and tags: everything the rest of the engine may ask of the catalog.
+
+    catalog_records     what there is, as dataclasses
+    catalog_rules       what a value must look like; pure
+    catalog_queries     lists and look-ups; the state of a connection
+    catalog_tenants     add and disable tenants (master database)
+    catalog_commands    add and delete wells, connections and tags (a tenant's database)
+    catalog_seed        two wells to begin with
+
+Functions take an open connection: one to the master database for tenants, one to the tenant's own for all else.
+Commands commit by themselves, unless the caller already is in a transaction.
+"""
+
+from engine.catalog_commands import (
+    ENGINE_ACTOR,
+    add_connection,
+    add_tags,
+    add_well,
+    delete_connection,
+    delete_tag,
+)
+from engine.catalog_queries import (
+    get_connection,
+    list_connections,
+    list_tags,
+    list_tenants,
+    list_wells,
+    load_connections,
+    record_connection,
+)
+from engine.catalog_records import Connection, ConnectionSummary, NewConnection, NewTag, Tag, Tenant, Well
+from engine.catalog_rules import DATA_TYPES, SECURITY_MODES, SECURITY_POLICIES, InvalidRows
+from engine.catalog_seed import seed
+from engine.catalog_tenants import add_tenant, disable_tenant
+
+__all__ = [
+    "DATA_TYPES",
+    "ENGINE_ACTOR",
+    "SECURITY_MODES",
+    "SECURITY_POLICIES",
+    "Connection",
+    "ConnectionSummary",
+    "InvalidRows",
+    "NewConnection",
+    "NewTag",
+    "Tag",
+    "Tenant",
+    "Well",
+    "add_connection",
+    "add_tags",
+    "add_tenant",
+    "add_well",
+    "delete_connection",
+    "delete_tag",
+    "disable_tenant",
+    "get_connection",
+    "list_connections",
+    "list_tags",
+    "list_tenants",
+    "list_wells",
+    "load_connections",
+    "record_connection",
+    "seed",
+]

@@ -1,0 +1,228 @@
+"""Changes a tenant's catalog: wells, connections and tags. Tenants themselves are in catalog_tenants.
+
+Every command checks all its fields first (catalog_rules), and then does all of its work or none of it. Deleting marks
+rows only: history stays readable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from psycopg.rows import class_row
+
+from engine import secrets
+from engine.catalog_queries import TAG_COLUMNS, get_connection
+from engine.catalog_records import ConnectionSummary, NewConnection, NewTag, Tag, Well
+from engine.catalog_rules import InvalidRows, check_connection, check_tags, check_text, decimal_of
+from engine.database import translated
+from engine.errors import InvalidInput, NotFound
+
+if TYPE_CHECKING:
+    from psycopg import AsyncConnection
+
+# created_by and updated_by of what no person asked for: the seed, and callers without an identity.
+ENGINE_ACTOR = UUID(int=0)
+
+
+async def add_well(
+    database: AsyncConnection[Any],
+    tenant_id: UUID,
+    name: str,
+    *,
+    description: str | None = None,
+    actor: UUID = ENGINE_ACTOR,
+) -> Well:
+    """Add a well; raises InvalidInput for a name that does not fit or is taken."""
+    check_text("name", name, most=255)
+    if description is not None:
+        check_text("description", description, most=10_000, lines=True)
+    with translated("cannot add the well"):
+        async with database.transaction(), database.cursor(row_factory=class_row(Well)) as cursor:
+            await cursor.execute(
+                """
+                insert into wells (tenant_id, name, description, created_by, updated_by)
+                values (%(tenant_id)s, %(name)s, %(description)s, %(actor)s, %(actor)s)
+                on conflict (tenant_id, name) where deleted_at is null do nothing
+                returning id, name, description
+                """,
+                {"tenant_id": tenant_id, "name": name, "description": description, "actor": actor},
+            )
+            added = await cursor.fetchone()
+    if added is None:
+        raise InvalidInput("name", f"there is already a well {name!r}")
+    return added
+
+
+async def add_connection(
+    database: AsyncConnection[Any],
+    tenant_id: UUID,
+    new: NewConnection,
+    *,
+    secrets_key: str = "",
+    actor: UUID = ENGINE_ACTOR,
+) -> ConnectionSummary:
+    """Add a connection; its password is sealed with `secrets_key`.
+
+    Raises InvalidInput for a field that does not fit, NotFound for the well, and ConfigurationError when there is a
+    password and no key.
+    """
+    check_connection(new)
+    password = new.password
+    if password is not None:
+        password = secrets.seal(password, key=secrets_key, tenant_id=tenant_id)
+    with translated("cannot add the connection"):
+        async with database.transaction():
+            await _check_wells(database, tenant_id, "well_id", [new.well_id])
+            cursor = await database.execute(
+                """
+                insert into scada_connections (
+                    tenant_id, well_id, name, description, endpoint_url, security_mode, security_policy,
+                    username, password, poll_interval_seconds, is_enabled, created_by, updated_by
+                ) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) returning id
+                """,
+                [
+                    tenant_id, new.well_id, new.name, new.description, new.endpoint_url, new.security_mode,
+                    new.security_policy, new.username, password, new.poll_interval_seconds, new.is_enabled,
+                    actor, actor,
+                ],
+            )  # fmt: skip
+            added = await cursor.fetchone()
+            assert added is not None
+            return await get_connection(database, added[0])
+
+
+async def add_tags(
+    database: AsyncConnection[Any],
+    tenant_id: UUID,
+    connection_id: UUID,
+    tags: Sequence[NewTag],
+    *,
+    actor: UUID = ENGINE_ACTOR,
+) -> list[Tag]:
+    """Add tags to a connection, all of them or none; return them in the order of `tags`.
+
+    Raises InvalidRows, which names every tag that does not fit or whose node the connection already reads, and
+    NotFound for the connection or a well.
+    """
+    check_tags(tags)
+    with translated("cannot add the tags"):
+        async with database.transaction():
+            default_well_id = await _well_of(database, tenant_id, connection_id)
+            well_ids = [tag.well_id or default_well_id for tag in tags]
+            await _check_wells(database, tenant_id, "well_id", well_ids)
+            added = await _insert_tags(
+                database, tenant_id, connection_id, tags, well_ids=well_ids, actor=actor
+            )
+            taken = [
+                InvalidInput(
+                    f"tags[{place}].opc_node_id", f"{tag.opc_node_id!r} is already a tag of this connection"
+                )
+                for place, tag in enumerate(tags)
+                if tag.opc_node_id not in added
+            ]
+            if taken:
+                raise InvalidRows(taken)
+    return [added[tag.opc_node_id] for tag in tags]
+
+
+async def _insert_tags(
+    database: AsyncConnection[Any],
+    tenant_id: UUID,
+    connection_id: UUID,
+    tags: Sequence[NewTag],
+    *,
+    well_ids: Sequence[UUID],
+    actor: UUID,
+) -> dict[str, Tag]:
+    """Insert those whose node is free, in one statement, so that no other writer can come in between."""
+    async with database.cursor(row_factory=class_row(Tag)) as cursor:
+        await cursor.execute(
+            f"""
+            insert into tag_mappings (
+                tenant_id, connection_id, well_id, tag_name, opc_node_id, data_type, unit, scaling_factor, "offset",
+                created_by, updated_by
+            )
+            select %(tenant_id)s, %(connection_id)s, n.well_id, n.tag_name, n.opc_node_id, n.data_type, n.unit,
+                n.scaling_factor, n.added, %(actor)s, %(actor)s
+            from unnest(
+                %(well_ids)s::uuid[], %(names)s::text[], %(nodes)s::text[], %(types)s::text[], %(units)s::text[],
+                %(factors)s::numeric[], %(offsets)s::numeric[]
+            ) with ordinality as n(well_id, tag_name, opc_node_id, data_type, unit, scaling_factor, added, place)
+            order by n.place
+            on conflict (connection_id, opc_node_id) where deleted_at is null do nothing
+            returning {TAG_COLUMNS}
+            """,
+            {
+                "tenant_id": tenant_id,
+                "connection_id": connection_id,
+                "actor": actor,
+                "well_ids": list(well_ids),
+                "names": [tag.tag_name for tag in tags],
+                "nodes": [tag.opc_node_id for tag in tags],
+                "types": [tag.data_type for tag in tags],
+                "units": [tag.unit for tag in tags],
+                "factors": [decimal_of("scaling_factor", tag.scaling_factor) for tag in tags],
+                "offsets": [decimal_of("offset", tag.offset) for tag in tags],
+            },
+        )
+        return {tag.opc_node_id: tag async for tag in cursor}
+
+
+async def delete_connection(
+    database: AsyncConnection[Any], connection_id: UUID, *, actor: UUID = ENGINE_ACTOR
+) -> None:
+    """Mark a connection and its tags as deleted; raises NotFound."""
+    with translated("cannot delete the connection"):
+        async with database.transaction():
+            for table, column in (("scada_connections", "id"), ("tag_mappings", "connection_id")):
+                deleted = await database.execute(
+                    f"""
+                    update {table} set deleted_at = now(), deleted_by = %(actor)s
+                    where {column} = %(id)s and deleted_at is null
+                    """,
+                    {"actor": actor, "id": connection_id},
+                )
+                if table == "scada_connections" and deleted.rowcount == 0:
+                    raise NotFound("connection_id", f"there is no connection {connection_id}")
+
+
+async def delete_tag(database: AsyncConnection[Any], tag_id: int, *, actor: UUID = ENGINE_ACTOR) -> None:
+    """Mark a tag as deleted; raises NotFound."""
+    with translated("cannot delete the tag"):
+        async with database.transaction():
+            deleted = await database.execute(
+                "update tag_mappings set deleted_at = now(), deleted_by = %s where tag_id = %s and deleted_at is null",
+                [actor, tag_id],
+            )
+            if deleted.rowcount == 0:
+                raise NotFound("tag_id", f"there is no tag {tag_id}")
+
+
+async def _well_of(database: AsyncConnection[Any], tenant_id: UUID, connection_id: UUID) -> UUID:
+    """Return the connection's well, and keep the connection from being deleted in this transaction."""
+    cursor = await database.execute(
+        """
+        select well_id from scada_connections where id = %s and tenant_id = %s and deleted_at is null for share
+        """,
+        [connection_id, tenant_id],
+    )
+    found = await cursor.fetchone()
+    if found is None:
+        raise NotFound("connection_id", f"there is no connection {connection_id}")
+    well_id: UUID = found[0]
+    return well_id
+
+
+async def _check_wells(
+    database: AsyncConnection[Any], tenant_id: UUID, field: str, well_ids: Sequence[UUID]
+) -> None:
+    wanted = set(well_ids)
+    cursor = await database.execute(
+        "select id from wells where id = any(%s) and tenant_id = %s and deleted_at is null",
+        [list(wanted), tenant_id],
+    )
+    missing = wanted - {row[0] for row in await cursor.fetchall()}
+    if missing:
+        raise NotFound(field, f"there is no well {min(missing)}")
