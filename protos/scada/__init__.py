@@ -1,0 +1,1 @@
+"""The gRPC API as Python: what protoc made from the .proto files beside it."""
