@@ -1,0 +1,179 @@
+"""What is counted: every counter, gauge, drop reason and process state, with its name and its words, once.
+
+Owns the vocabulary and the bounds of the histograms. Where the numbers are kept is engine/metrics.py, how they are
+served is workers/aggregator.py. The value of an integer member is its place in the shared-memory page; all processes
+of one supervisor run the same code, so places may change from release to release.
+
+Only a tenant, a process and a drop reason are ever a label. A tag is not: a fleet has millions of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+
+
+class Counter(IntEnum):
+    """Totals of one tenant; they only grow, also across restarts of a worker."""
+
+    RECEIVED = 0
+    COMMITTED = 1
+    MESSAGES = 2
+    MALFORMED_MESSAGES = 3
+    KEEP_ALIVES = 4
+    EVENTS_SKIPPED = 5
+    RECONNECTS = 6
+    REFUSED_ACKS = 7
+    WRITE_FAILURES = 8
+    BACKPRESSURE_PAUSES = 9
+
+
+class DropReason(IntEnum):
+    """Why a received reading will never be stored."""
+
+    UNKNOWN_HANDLE = 0
+    WORKER_KILLED = 1
+    STOPPED = 2
+
+    @property
+    def label(self) -> str:
+        """The value of the label `reason`."""
+        return self.name.lower()
+
+
+class Gauge(IntEnum):
+    """What is true of one tenant now; zero again when its worker is restarted."""
+
+    ACTIVE_CONNECTIONS = 0
+    WANTED_CONNECTIONS = 1
+    MONITORED_ITEMS = 2
+    WANTED_ITEMS = 3
+    IN_FLIGHT = 4
+    DATABASE_UP = 5
+
+
+class ProcessKind(StrEnum):
+    """The processes that a supervisor starts, in the order of their blocks; the value is the label `process`."""
+
+    INGEST = "ingest"
+    AGGREGATOR = "aggregator"
+    FRONT = "front"
+
+
+class ProcessState(IntEnum):
+    """Where a process is in its life, as it says itself."""
+
+    ABSENT = 0
+    STARTING = 1
+    READY = 2
+    STOPPING = 3
+    STOPPED = 4
+
+    @property
+    def label(self) -> str:
+        """The word that operators see."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A metric's Prometheus name and the sentence that an operator reads beside it."""
+
+    name: str
+    help: str
+
+
+COUNTERS = {
+    Counter.RECEIVED: Described(
+        "scada_readings_received_total", "Readings that OPC UA servers sent for this tenant."
+    ),
+    Counter.COMMITTED: Described(
+        "scada_readings_ingested_total", "Readings committed to the tenant's database."
+    ),
+    Counter.MESSAGES: Described(
+        "scada_publish_responses_total", "Publish responses with data that were decoded."
+    ),
+    Counter.MALFORMED_MESSAGES: Described(
+        "scada_malformed_messages_total",
+        "Publish responses that broke the OPC UA encoding; each restarts its connection.",
+    ),
+    Counter.KEEP_ALIVES: Described(
+        "scada_keep_alives_total", "Publish responses that only said: still here, nothing has changed."
+    ),
+    Counter.EVENTS_SKIPPED: Described(
+        "scada_events_skipped_total", "OPC UA events that a server sent along; only readings are stored."
+    ),
+    Counter.RECONNECTS: Described("scada_reconnects_total", "Times a connection was lost and tried again."),
+    Counter.REFUSED_ACKS: Described(
+        "scada_refused_acknowledgements_total", "Acknowledgements that an OPC UA server did not accept."
+    ),
+    Counter.WRITE_FAILURES: Described(
+        "scada_db_write_failures_total",
+        "Times the tenant's database did not take a batch; the batch is kept and tried again.",
+    ),
+    Counter.BACKPRESSURE_PAUSES: Described(
+        "scada_backpressure_pauses_total", "Times publishing stopped because the tenant's ring was full."
+    ),
+}
+DROPPED = Described(
+    "scada_readings_dropped_total",
+    "Readings received but not stored. unknown_handle: sent for a tag that was not asked for; worker_killed: in the"
+    " memory of a worker that died; stopped: not stored before the deadline of a stop.",
+)
+GAUGES = {
+    Gauge.ACTIVE_CONNECTIONS: Described(
+        "scada_active_connections", "Connections to OPC UA servers with a working subscription now."
+    ),
+    Gauge.WANTED_CONNECTIONS: Described(
+        "scada_wanted_connections", "Connections that are enabled for this tenant."
+    ),
+    Gauge.MONITORED_ITEMS: Described(
+        "scada_monitored_items", "Tags that OPC UA servers have agreed to report."
+    ),
+    Gauge.WANTED_ITEMS: Described(
+        "scada_wanted_items", "Tags that are mapped on this tenant's enabled connections."
+    ),
+    Gauge.IN_FLIGHT: Described(
+        "scada_readings_in_flight", "Readings in a worker's memory: received, not yet committed or dropped."
+    ),
+    Gauge.DATABASE_UP: Described(
+        "scada_database_up", "1 if the tenant's database answered the last time it was used, 0 if it did not."
+    ),
+}
+ACCOUNTING_DIFFERENCE = Described(
+    "scada_accounting_difference",
+    "received - ingested - dropped - in flight. Anything but 0 means that readings were lost or counted twice.",
+)
+BATCH_SIZE = Described("scada_batch_size", "Rows in each batch that was committed, all tenants together.")
+WRITE_LATENCY = Described(
+    "scada_db_write_latency_seconds", "Time from handing over a batch to its commit, all tenants together."
+)
+PROCESS_UP = Described(
+    "scada_process_up", "1 if the process is ready and its heartbeat is fresh, 0 if it is not."
+)
+PROCESS_RESTARTS = Described(
+    "scada_process_restarts_total", "Times the process died and was started again by the supervisor."
+)
+PROCESS_RESIDENT_BYTES = Described("scada_process_resident_bytes", "Resident memory of the process.")
+BUILD_INFO = Described("scada_build_info", "Always 1; the label says which version of the engine runs.")
+
+# Upper bounds, inclusive; one more bucket takes what is above the last. max_buffer_size is 10 000 unless set; a batch
+# that gathered while a database was away can be much larger.
+BATCH_ROWS_BOUNDS = (
+    1,
+    10,
+    50,
+    100,
+    500,
+    1_000,
+    2_500,
+    5_000,
+    7_500,
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+)
+# From a local commit (1 ms) to the timeout of a write (tens of seconds).
+WRITE_SECONDS_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)

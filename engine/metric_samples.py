@@ -1,0 +1,180 @@
+"""What a reader sees of the shared-memory page: copies of its numbers at one moment, tenants summed over shards."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from itertools import islice
+from operator import add
+from struct import Struct
+from typing import TYPE_CHECKING
+
+from engine.metric_layout import WORD, ProcessWord, SupervisorWord, TenantWord
+from engine.metric_names import (
+    BATCH_ROWS_BOUNDS,
+    WRITE_SECONDS_BOUNDS,
+    Counter,
+    DropReason,
+    Gauge,
+    ProcessKind,
+    ProcessState,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# A writer is inside `together` for microseconds. One that was killed there stays: then its numbers are taken as they
+# are, after at most a millisecond.
+_READ_TRIES = 20
+_READ_PAUSE_S = 0.000_05
+
+
+def _tenant_struct() -> Struct:
+    """Describe a tenant's slots for one quick copy. Native format: it copies whole words, the others go by bytes."""
+    parts = (
+        (TenantWord.SEQUENCE, "QQQ64s", 11),
+        (TenantWord.COUNTERS, f"{len(Counter)}Q", len(Counter)),
+        (TenantWord.DROPPED, f"{len(DropReason)}Q", len(DropReason)),
+        (TenantWord.GAUGES, f"{len(Gauge)}d", len(Gauge)),
+        (TenantWord.BATCH_ROWS, f"{len(BATCH_ROWS_BOUNDS) + 1}Q", len(BATCH_ROWS_BOUNDS) + 1),
+        (TenantWord.BATCH_ROWS_SUM, "d", 1),
+        (TenantWord.WRITE_SECONDS, f"{len(WRITE_SECONDS_BOUNDS) + 1}Q", len(WRITE_SECONDS_BOUNDS) + 1),
+        (TenantWord.WRITE_SECONDS_SUM, "d", 1),
+    )
+    text, at = "@", 0
+    for first, form, words in parts:
+        text += f"{(first - at) * WORD}x{form}"
+        at = first + words
+    return Struct(text)
+
+
+_TENANT = _tenant_struct()
+
+
+@dataclass(frozen=True, slots=True)
+class HistogramSample:
+    """Observations by bucket (not cumulative; the last bucket is above every bound) and their sum."""
+
+    buckets: tuple[int, ...]
+    sum: float
+
+    def __add__(self, other: HistogramSample) -> HistogramSample:
+        """Return both together; the bounds are the same."""
+        return HistogramSample(tuple(map(add, self.buckets, other.buckets)), self.sum + other.sum)
+
+
+@dataclass(frozen=True, slots=True)
+class TenantSample:
+    """One tenant's numbers at one moment. Tuples are indexed by Counter, DropReason and Gauge.
+
+    `active` is False for a tenant that no worker works for: disabled, or its worker is just starting.
+    """
+
+    slug: str
+    active: bool
+    counters: tuple[int, ...]
+    dropped: tuple[int, ...]
+    gauges: tuple[float, ...]
+    batch_rows: HistogramSample
+    write_seconds: HistogramSample
+
+    @property
+    def accounting_difference(self) -> int:
+        """Readings that are neither committed, nor dropped, nor in flight; 0 when every one is accounted for."""
+        known = self.counters[Counter.COMMITTED] + sum(self.dropped) + int(self.gauges[Gauge.IN_FLIGHT])
+        return self.counters[Counter.RECEIVED] - known
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSample:
+    """One process as it describes itself, and as its supervisor sees it.
+
+    `pid` is 0 before the first start. `heartbeat_age_s` is None before the first heartbeat. `exited` is True from the
+    death of the process until its successor has claimed the block; `exit_status` is the last death's exit code, or
+    minus the signal.
+    """
+
+    kind: ProcessKind
+    index: int
+    state: ProcessState
+    pid: int
+    heartbeat_age_s: float | None
+    started_at_s: float
+    restarts: int
+    exited: bool
+    exit_status: int
+
+
+@dataclass(frozen=True, slots=True)
+class PageSample:
+    """Everything on the page at one moment: tenants by slug, processes in the order of their blocks."""
+
+    tenants: dict[str, TenantSample]
+    processes: tuple[ProcessSample, ...]
+
+
+def read_process(u64: memoryview, *, kind: ProcessKind, index: int, block: int, entry: int) -> ProcessSample:
+    """Copy a process's words: its own from word `block`, the supervisor's from word `entry`."""
+    pid, beat_us = u64[block + ProcessWord.PID], u64[block + ProcessWord.HEARTBEAT_US]
+    exited = pid != 0 and pid == u64[entry + SupervisorWord.DEAD_PID]
+    status = u64[entry + SupervisorWord.EXIT_STATUS]
+    return ProcessSample(
+        kind=kind,
+        index=index,
+        state=ProcessState.ABSENT if exited else ProcessState(u64[block + ProcessWord.STATE]),
+        pid=pid,
+        # Never below zero: a heartbeat may be stored between the two looks.
+        heartbeat_age_s=max(time.monotonic_ns() // 1_000 - beat_us, 0) / 1e6 if beat_us else None,
+        started_at_s=u64[block + ProcessWord.STARTED_AT_US] / 1e6,
+        restarts=u64[entry + SupervisorWord.DEATHS],
+        exited=exited,
+        exit_status=status - 2**64 if status >= 2**63 else status,
+    )
+
+
+def read_tenant(u64: memoryview, base: int, *, exited: bool) -> TenantSample:
+    """Copy a tenant's slots from word `base`; for a process that has exited, nothing is connected any more."""
+    for _ in range(_READ_TRIES):
+        before = u64[base]
+        words = _TENANT.unpack_from(u64, base * WORD)
+        if before % 2 == 0 and u64[base] == before:
+            break
+        time.sleep(_READ_PAUSE_S)
+    (_, active, slug_bytes, slug), numbers = words[:4], iter(words[4:])
+    counters, dropped = tuple(islice(numbers, len(Counter))), tuple(islice(numbers, len(DropReason)))
+    gauges: list[float] = list(islice(numbers, len(Gauge)))
+    if exited:
+        gauges[Gauge.ACTIVE_CONNECTIONS] = gauges[Gauge.MONITORED_ITEMS] = 0.0
+    return TenantSample(
+        slug=slug[:slug_bytes].decode(),
+        active=bool(active),
+        counters=counters,
+        dropped=dropped,
+        gauges=tuple(gauges),
+        batch_rows=HistogramSample(tuple(islice(numbers, len(BATCH_ROWS_BOUNDS) + 1)), next(numbers)),
+        write_seconds=HistogramSample(tuple(islice(numbers, len(WRITE_SECONDS_BOUNDS) + 1)), next(numbers)),
+    )
+
+
+def sum_by_slug(samples: Iterable[TenantSample]) -> dict[str, TenantSample]:
+    """Return one sample a tenant, sorted by slug: several shards have slots for a tenant that moved."""
+    tenants: dict[str, TenantSample] = {}
+    for sample in samples:
+        known = tenants.get(sample.slug)
+        tenants[sample.slug] = sample if known is None else _sum(known, sample)
+    return dict(sorted(tenants.items()))
+
+
+def _sum(one: TenantSample, other: TenantSample) -> TenantSample:
+    gauges = list(map(add, one.gauges, other.gauges))
+    # Its database is up if one of them reaches it.
+    gauges[Gauge.DATABASE_UP] = max(one.gauges[Gauge.DATABASE_UP], other.gauges[Gauge.DATABASE_UP])
+    return TenantSample(
+        slug=one.slug,
+        active=one.active or other.active,
+        counters=tuple(map(add, one.counters, other.counters)),
+        dropped=tuple(map(add, one.dropped, other.dropped)),
+        gauges=tuple(gauges),
+        batch_rows=one.batch_rows + other.batch_rows,
+        write_seconds=one.write_seconds + other.write_seconds,
+    )

@@ -1,0 +1,196 @@
+"""The writers of the shared-memory page: a process's block, and one tenant's slots in it.
+
+The rules (one writer, whole words, what belongs together) are in engine/metrics.py; take slots from MetricsPage.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from bisect import bisect_left
+from typing import TYPE_CHECKING
+
+from engine.errors import ConfigurationError, InvalidInput
+from engine.metric_layout import (
+    SLUG_MOST_BYTES,
+    TENANTS_PER_BLOCK,
+    ProcessWord,
+    TenantWord,
+    read_slug,
+    tenant_word,
+    write_slug,
+)
+from engine.metric_names import (
+    BATCH_ROWS_BOUNDS,
+    WRITE_SECONDS_BOUNDS,
+    Counter,
+    DropReason,
+    Gauge,
+    ProcessState,
+)
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+# Plain integers: these are used for every message, and looking up a member costs more than the store.
+_COUNTERS, _DROPPED, _GAUGES = int(TenantWord.COUNTERS), int(TenantWord.DROPPED), int(TenantWord.GAUGES)
+_BATCH_ROWS, _BATCH_ROWS_SUM = int(TenantWord.BATCH_ROWS), int(TenantWord.BATCH_ROWS_SUM)
+_WRITE_SECONDS, _WRITE_SECONDS_SUM = int(TenantWord.WRITE_SECONDS), int(TenantWord.WRITE_SECONDS_SUM)
+
+
+class ProcessSlots:
+    """A process's own block."""
+
+    def __init__(self, u64: memoryview, f64: memoryview[float], base: int) -> None:
+        """Claim the block that starts at word `base`; use MetricsPage's methods."""
+        self._u64 = u64
+        self._f64 = f64
+        self._base = base
+        self.begin()
+
+    def begin(self) -> None:
+        """Make the block this process's own; what a predecessor said about itself is gone."""
+        # The state first: the predecessor's READY must not appear beside our process id.
+        self._u64[self._base + ProcessWord.STATE] = ProcessState.STARTING
+        self._u64[self._base + ProcessWord.STARTED_AT_US] = time.time_ns() // 1_000
+        self.beat()
+        self._u64[self._base + ProcessWord.PID] = os.getpid()
+
+    def set_state(self, state: ProcessState) -> None:
+        """Say where this process is in its life; counts as a heartbeat."""
+        self._u64[self._base + ProcessWord.STATE] = state
+        self.beat()
+
+    def beat(self) -> None:
+        """Say that the event loop still turns. Call it every second; /readyz wants one in five."""
+        self._u64[self._base + ProcessWord.HEARTBEAT_US] = time.monotonic_ns() // 1_000
+
+
+class ShardSlots(ProcessSlots):
+    """An ingest worker's block: its process and its tenants."""
+
+    def __init__(self, u64: memoryview, f64: memoryview[float], base: int) -> None:
+        """Claim the block that starts at word `base`; use MetricsPage.shard."""
+        self._tenants: dict[str, TenantSlots] = {}
+        super().__init__(u64, f64, base)
+
+    def begin(self) -> None:
+        """Take over from a predecessor: account for what it lost, reset its gauges, find its tenants again."""
+        for place in range(self._u64[self._base + ProcessWord.TENANTS]):
+            at = tenant_word(self._base, place)
+            slots = TenantSlots(self._u64, self._f64, at)
+            slots.account_for_killed()
+            self._tenants[read_slug(self._u64, at)] = slots
+        super().begin()
+
+    def tenant(self, slug: str) -> TenantSlots:
+        """Return the slots of a tenant and mark it active; a tenant seen before gets the slots it had.
+
+        Raises InvalidInput for a slug of more than 64 bytes, and ConfigurationError when 1 024 other tenants have had
+        slots in this shard since the supervisor started.
+        """
+        if (slots := self._tenants.get(slug)) is None:
+            slots = self._tenants[slug] = self._add(slug)
+        slots.set_active(True)
+        return slots
+
+    def _add(self, slug: str) -> TenantSlots:
+        encoded = slug.encode()
+        if not 0 < len(encoded) <= SLUG_MOST_BYTES:
+            raise InvalidInput("slug", f"{slug!r} is not 1 to {SLUG_MOST_BYTES} bytes long")
+        place = self._u64[self._base + ProcessWord.TENANTS]
+        if place >= TENANTS_PER_BLOCK:
+            raise ConfigurationError(
+                f"tenant {slug}: this worker has had {TENANTS_PER_BLOCK} tenants since the supervisor started, and the"
+                " metrics page has no room for one more; run more workers, or restart the engine"
+            )
+        at = tenant_word(self._base, place)
+        write_slug(self._u64, at, encoded)
+        # Last: a reader looks at so many tenants and no further.
+        self._u64[self._base + ProcessWord.TENANTS] = place + 1
+        return TenantSlots(self._u64, self._f64, at)
+
+
+class TenantSlots:
+    """One tenant's numbers in one shard; a call stores a few words and takes about a microsecond."""
+
+    __slots__ = ("_base", "_depth", "_f64", "_u64")
+
+    def __init__(self, u64: memoryview, f64: memoryview[float], base: int) -> None:
+        """Write to the slots that start at word `base`; use ShardSlots.tenant."""
+        self._u64 = u64
+        self._f64 = f64
+        self._base = base
+        self._depth = 0
+
+    def count(self, counter: Counter, n: int = 1) -> None:
+        """Add to a counter."""
+        self._u64[self._base + _COUNTERS + counter] += n
+
+    def drop(self, reason: DropReason, n: int = 1) -> None:
+        """Count readings that will never be stored; they must be counted as received, too."""
+        self._u64[self._base + _DROPPED + reason] += n
+
+    def set(self, gauge: Gauge, value: float) -> None:
+        """Set a gauge."""
+        self._f64[self._base + _GAUGES + gauge] = value
+
+    def received(self, rows: int, *, in_flight: int) -> None:
+        """Count rows that came in, and how many are in memory now."""
+        with self:
+            self._u64[self._base + _COUNTERS + Counter.RECEIVED] += rows
+            self._f64[self._base + _GAUGES + Gauge.IN_FLIGHT] = in_flight
+
+    def committed(self, rows: int, *, in_flight: int) -> None:
+        """Count rows that the database has committed, and how many are in memory now."""
+        with self:
+            self._u64[self._base + _COUNTERS + Counter.COMMITTED] += rows
+            self._f64[self._base + _GAUGES + Gauge.IN_FLIGHT] = in_flight
+
+    def observe_write(self, rows: int, seconds: float) -> None:
+        """Put a committed batch into the histograms; `committed` counts its rows."""
+        u64, f64, base = self._u64, self._f64, self._base
+        u64[base + _BATCH_ROWS + bisect_left(BATCH_ROWS_BOUNDS, rows)] += 1
+        f64[base + _BATCH_ROWS_SUM] += rows
+        u64[base + _WRITE_SECONDS + bisect_left(WRITE_SECONDS_BOUNDS, seconds)] += 1
+        f64[base + _WRITE_SECONDS_SUM] += seconds
+
+    def together(self) -> TenantSlots:
+        """Change several numbers as one: `with slots.together(): ...`. No await inside; may be nested."""
+        return self
+
+    def __enter__(self) -> TenantSlots:
+        """Begin the change: the sequence is odd until its end."""
+        if self._depth == 0:
+            self._u64[self._base] += 1
+        self._depth += 1
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the change; after an error, what was stored stays stored."""
+        self._depth -= 1
+        if self._depth == 0:
+            self._u64[self._base] += 1
+
+    def set_active(self, active: bool) -> None:
+        """Say whether this shard works for the tenant; False (disabled, or moved away) sets its gauges to zero."""
+        with self:
+            self._u64[self._base + TenantWord.ACTIVE] = int(active)
+            if not active:
+                for gauge in Gauge:
+                    self.set(gauge, 0.0)
+
+    def account_for_killed(self) -> int:
+        """Count what a dead predecessor held as dropped, WORKER_KILLED; return how many readings that were."""
+        u64, base = self._u64, self._base
+        # The predecessor may have died inside `together`, with an odd sequence.
+        u64[base] += u64[base] % 2
+        dropped = sum(u64[base + _DROPPED : base + _DROPPED + len(DropReason)])
+        settled = u64[base + _COUNTERS + Counter.COMMITTED] + dropped
+        lost = max(u64[base + _COUNTERS + Counter.RECEIVED] - settled, 0)
+        with self:
+            self.set_active(False)
+            self.drop(DropReason.WORKER_KILLED, lost)
+        return lost
