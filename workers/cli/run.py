@@ -1,0 +1,35 @@
+"""`scada-engine run`: the engine in the foreground. Owns the command only; workers.supervisor does the work.
+
+Imports nothing heavy: this process stays the supervisor.
+"""
+
+from __future__ import annotations
+
+import click
+
+from engine.settings import Settings
+from workers.cli.options import with_settings
+
+
+@click.command(short_help="Run the engine: ingest workers, metrics, gRPC.")
+@click.option("--workers", metavar="N|auto", help="Ingest processes; auto is one a processor.")
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Least level to log."
+)
+@click.option(
+    "--log-format", type=click.Choice(["auto", "json", "console"]), help="auto: console on a terminal."
+)
+@click.option("--check-config", is_flag=True, help="Check the settings and exit: 0 valid, 2 not.")
+@with_settings("workers", "log_level", "log_format")
+def run(*, settings: Settings, check_config: bool) -> int:
+    """Run the engine: ingest workers, metrics, gRPC.
+
+    TERM or Ctrl-C drains and flushes, then exits; a second one exits at once.
+    """
+    if check_config:
+        click.echo("the configuration is valid")
+        return 0
+
+    from workers import supervisor  # noqa: PLC0415  (--check-config and --help need none of it)
+
+    return supervisor.run(settings)

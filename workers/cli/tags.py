@@ -1,0 +1,123 @@
+"""`scada-engine tags import|list`: which nodes of a connection are read. The CSV file's rules are in tags_csv.py."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import Any, BinaryIO
+
+import click
+
+from engine import catalog
+from engine.catalog_rules import check_tags
+from engine.errors import InvalidInput, NotFound
+from engine.settings import Settings
+from workers.cli.databases import all_connections, all_tags, all_wells, tenant_database
+from workers.cli.options import json_option, tenant_option, with_settings
+from workers.cli.output import note, print_json, print_table, printable
+from workers.cli.tags_csv import Problem, TagFile, read_tags
+
+_MOST_PROBLEMS_SHOWN = 100
+
+
+@click.group(short_help="Import and list tags.")
+def tags() -> None:
+    """Import and list tags."""
+
+
+@tags.command("import")
+@click.argument("file", type=click.File("rb"))
+@click.option("--connection", required=True, metavar="NAME|ID", help="The connection that reads them.")
+@click.option("--dry-run", is_flag=True, help="Check the file, import nothing.")
+@tenant_option
+@json_option
+@with_settings()
+def import_tags(
+    *, settings: Settings, file: BinaryIO, connection: str, dry_run: bool, tenant: str | None, as_json: bool
+) -> None:
+    """Import tags from a CSV file; - is stdin.
+
+    All are imported, or none, and then every problem is named with its line and column. Columns: tag_name, opc_node_id; if wanted data_type (DOUBLE), unit, scaling_factor (1), offset (0), and well (name
+    or id; else the connection's).
+    """
+    found = asyncio.run(_import(settings, tenant, connection, file, dry_run=dry_run))
+    imported = 0 if dry_run or found.problems else len(found.tags)
+    if as_json:
+        problems = [asdict(problem) for problem in found.problems]
+        print_json({"imported": imported, "problems": problems})
+    else:
+        _note_problems(file.name, found.problems)
+    if found.problems:
+        lines = len({problem.line for problem in found.problems})
+        raise InvalidInput(str(file.name), f"{lines} {_plural('line', lines)} not fit, nothing was imported")
+    if not as_json:
+        count = len(found.tags)
+        click.echo(f"{count} tags fit" if dry_run else f"imported {count} tags")
+
+
+def _plural(word: str, count: int) -> str:
+    return f"{word} does" if count == 1 else f"{word}s do"
+
+
+def _note_problems(name: str, problems: list[Problem]) -> None:
+    for problem in problems[:_MOST_PROBLEMS_SHOWN]:
+        column = f"{printable(problem.column)}: " if problem.column else ""
+        note(f"{name}:{problem.line}: {column}{printable(problem.message)}")
+    if (more := len(problems) - _MOST_PROBLEMS_SHOWN) > 0:
+        note(f"... and {more} more")
+
+
+async def _import(
+    settings: Settings, slug: str | None, connection: str, file: BinaryIO, *, dry_run: bool
+) -> TagFile:
+    async with tenant_database(settings, slug) as (tenant, database):
+        target = _choose(await all_connections(database), connection)
+        wells = await all_wells(database)
+        found = read_tags(file, wells={key: well.id for well in wells for key in (well.name, str(well.id))})
+        try:
+            if found.tags and (found.problems or dry_run):
+                # The rows that could be read may have problems of their own: all are told at once.
+                check_tags(found.tags)
+            elif found.tags:
+                await catalog.add_tags(database, tenant.id, target.id, found.tags)
+        except catalog.InvalidRows as exc:
+            found.add_problems(exc.problems)
+    return found
+
+
+def _choose(connections: list[catalog.ConnectionSummary], wanted: str) -> catalog.ConnectionSummary:
+    fitting = [entry for entry in connections if wanted in (entry.name, str(entry.id))]
+    if not fitting:
+        raise NotFound("--connection", f"there is no connection {wanted!r}; `connection list` shows them")
+    if len(fitting) > 1:
+        ids = ", ".join(str(entry.id) for entry in fitting)
+        raise InvalidInput("--connection", f"{len(fitting)} have the name {wanted!r}, give the id: {ids}")
+    return fitting[0]
+
+
+@tags.command("list")
+@click.option("--connection", metavar="NAME|ID", help="Only the tags of this connection.")
+@tenant_option
+@json_option
+@with_settings()
+def list_all(*, settings: Settings, connection: str | None, tenant: str | None, as_json: bool) -> None:
+    """List a tenant's tags."""
+    rows = asyncio.run(_list(settings, tenant, connection))
+    if as_json:
+        for row in rows:
+            print_json(row)
+        return
+    columns = ("tag_id", "well", "tag_name", "opc_node_id", "data_type", "unit", "scaling_factor", "offset")
+    print_table(columns, [[row[column] for column in columns] for row in rows])
+
+
+async def _list(settings: Settings, slug: str | None, connection: str | None) -> list[dict[str, Any]]:
+    async with tenant_database(settings, slug) as (_, database):
+        connections = await all_connections(database)
+        chosen = None if connection is None else _choose(connections, connection).id
+        wells = {well.id: well.name for well in await all_wells(database)}
+        names = {entry.id: entry.name for entry in connections}
+        return [
+            asdict(tag) | {"well": wells.get(tag.well_id), "connection": names.get(tag.connection_id)}
+            for tag in await all_tags(database, connection_id=chosen)
+        ]

@@ -1,0 +1,149 @@
+"""Reads tags from a CSV file. Owns the columns, and which line and column every problem is in.
+
+The first line names the columns, in any order: tag_name and opc_node_id, and as needed data_type, unit, scaling_factor,
+offset, well (name or id; without it, the connection's well). An empty cell means the default. UTF-8, with or without
+a byte order mark.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from typing import BinaryIO
+from uuid import UUID
+
+from engine.catalog import NewTag
+from engine.errors import InvalidInput
+
+REQUIRED = ("tag_name", "opc_node_id")
+OPTIONAL = ("data_type", "unit", "scaling_factor", "offset", "well")
+COLUMNS = REQUIRED + OPTIONAL
+# What is kept in memory of a file from outside: 100000 tags of some 100 bytes are 10 MB.
+MOST_BYTES = 64 * 1024 * 1024
+_ROW_FIELD = re.compile(r"tags\[(\d+)\]\.(\w+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that does not fit; lines count from 1, column is the heading or empty for the whole line."""
+
+    line: int
+    column: str
+    message: str
+
+
+@dataclass(slots=True)
+class TagFile:
+    """What a file holds: its tags with the line of each, and every problem found."""
+
+    tags: list[NewTag] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def add_problems(self, found: Iterable[InvalidInput]) -> None:
+        """Take over what the catalog says about `tags[3].unit` as a problem of the line that it is from."""
+        for problem in found:
+            message = str(problem).removeprefix(f"{problem.field}: ")
+            place = _ROW_FIELD.fullmatch(problem.field)
+            line, column = (self.lines[int(place[1])], place[2]) if place else (1, problem.field)
+            # "is already tags[4]" means nothing to whoever wrote the file.
+            message = re.sub(r"tags\[(\d+)\]", lambda match: f"in line {self.lines[int(match[1])]}", message)
+            self.problems.append(Problem(line, column, message))
+        self.problems.sort(key=lambda problem: problem.line)
+
+
+def read_tags(stream: BinaryIO, *, wells: Mapping[str, UUID]) -> TagFile:
+    """Read a whole file; `wells` maps names and ids of wells to ids. Problems are collected, not raised."""
+    data = stream.read(MOST_BYTES + 1)
+    result = TagFile()
+    if len(data) > MOST_BYTES:
+        result.problems.append(Problem(1, "", f"the file is larger than {MOST_BYTES >> 20} MiB"))
+        return result
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        line = data.count(b"\n", 0, exc.start) + 1
+        result.problems.append(Problem(line, "", f"the byte 0x{data[exc.start]:02x} is not UTF-8"))
+        return result
+    rows = _rows(text, result)
+    if not _check_header(heading := next(rows, (1, [])), result):
+        return result
+    columns = heading[1]
+    for line, cells in rows:
+        _add_row(line, columns, cells, wells, result)
+    if not result.tags and not result.problems:
+        result.problems.append(Problem(heading[0], "", "there are no tags below the headings"))
+    return result
+
+
+def _rows(text: str, result: TagFile) -> Iterator[tuple[int, list[str]]]:
+    """Yield each line that is not empty, with its number; a row in quotes counts from its first line."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    line = 1
+    while True:
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as exc:
+            result.problems.append(Problem(line, "", f"this is not CSV: {exc}"))
+            return
+        if any(cell.strip() for cell in cells):
+            yield line, [cell.strip() for cell in cells]
+        line = reader.line_num + 1
+
+
+def _check_header(heading: tuple[int, Sequence[str]], result: TagFile) -> bool:
+    line, columns = heading
+    found = len(result.problems)
+    for name in columns:
+        if name not in COLUMNS:
+            result.problems.append(
+                Problem(line, name, f"there is no such column; there are {', '.join(COLUMNS)}")
+            )
+        elif columns.count(name) > 1:
+            result.problems.append(Problem(line, name, "is there twice"))
+    result.problems += [
+        Problem(line, name, "this column is missing") for name in REQUIRED if name not in columns
+    ]
+    return len(result.problems) == found
+
+
+def _add_row(
+    line: int, columns: Sequence[str], cells: Sequence[str], wells: Mapping[str, UUID], result: TagFile
+) -> None:
+    if len(cells) != len(columns):
+        result.problems.append(
+            Problem(line, "", f"has {len(cells)} cells, and there are {len(columns)} headings")
+        )
+        return
+    row = {name: cell for name, cell in zip(columns, cells, strict=True) if cell}
+    problems = [Problem(line, name, "is empty") for name in REQUIRED if name not in row]
+    numbers: dict[str, Decimal] = {}
+    for name in ("scaling_factor", "offset"):
+        if name in row:
+            try:
+                numbers[name] = Decimal(row[name])
+            except InvalidOperation:
+                problems.append(Problem(line, name, f"{row[name]!r} is not a number"))
+    if "well" in row and row["well"] not in wells:
+        problems.append(Problem(line, "well", f"there is no well {row['well']!r}"))
+    if problems:
+        result.problems += problems
+        return
+    result.lines.append(line)
+    result.tags.append(
+        NewTag(
+            tag_name=row["tag_name"],
+            opc_node_id=row["opc_node_id"],
+            data_type=row.get("data_type", "DOUBLE").upper(),
+            unit=row.get("unit"),
+            scaling_factor=numbers.get("scaling_factor", Decimal(1)),
+            offset=numbers.get("offset", Decimal(0)),
+            well_id=wells[row["well"]] if "well" in row else None,
+        )
+    )
