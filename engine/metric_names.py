@@ -26,6 +26,7 @@ class Counter(IntEnum):
     REFUSED_ACKS = 7
     WRITE_FAILURES = 8
     BACKPRESSURE_PAUSES = 9
+    MISSED_MESSAGES = 10
 
 
 class DropReason(IntEnum):
@@ -113,6 +114,9 @@ COUNTERS = {
     ),
     Counter.BACKPRESSURE_PAUSES: Described(
         "scada_backpressure_pauses_total", "Times publishing stopped because the tenant's ring was full."
+    ),
+    Counter.MISSED_MESSAGES: Described(
+        "scada_missed_messages_total", "Publish responses that a server sent, by their numbers, and we never received."
     ),
 }
 DROPPED = Described(

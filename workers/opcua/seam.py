@@ -1,0 +1,247 @@
+"""What we take from asyncua's inside; nothing else in this package may touch it. Pinned to asyncua 2.1.0.
+
+Owns the byte stream of one connection: cutting it into chunks, the limits on what a server may send, and publish
+requests whose answers stay bytes. Owns no policy: when to connect, publish or give up is decided in session and pump.
+
+The seams, each held by a test in tests/workers/opcua/test_seam.py that fails when an update moves it:
+
+ 1. `Client.uaclient`, `UaClient.session` and `UaClient._make_protocol()` can be replaced by subclasses.
+ 2. `UaSession.create_subscription()` starts asyncua's publish loop through `ensure_publish_loop()`: ours does nothing.
+ 3. `UASocketProtocol.data_received()` accepts any bytes. It gets one whole chunk at a time from us, after its header
+    was checked: by itself it buffers whatever size a header claims, and can be sent round in circles by a negative
+    string length in an ERR message.
+ 4. `SecureConnection` leaves its limits to `TransportLimits.update_client_limits()`. The original lets the server
+    raise them and swaps the two buffer sizes.
+ 5. `UASocketProtocol._callbackmap`, `_request_id`, `_request_handle`, `revolve_security_token()` and
+    `_connection.message_to_binary()` send a request that we encoded; its future gets a `Buffer` that starts at the
+    TypeId of the answer (a ServiceFault, too: nothing is raised), and `bytes(buffer)` does not copy. Going through
+    `send_request()` instead costs 70 microseconds a message more.
+ 6. `Client._policy_ids` holds the endpoint's user token policies between CreateSession and ActivateSession.
+
+A fresh client per connection: nothing of asyncua is used again after a failure, its reconnect and its watchdog never
+start. `certificate_validator` is not set, as only security mode None is spoken yet: no certificate is trusted here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import struct
+import time
+from typing import TYPE_CHECKING, Any
+
+from asyncua import ua
+from asyncua.client.client import Client
+from asyncua.client.ua_client import UaClient, UASocketProtocol
+from asyncua.client.ua_session import UaSession
+from asyncua.common.connection import TransportLimits
+from asyncua.ua.ua_binary import nodeid_to_binary
+
+from engine.errors import ConnectionRefused, MalformedMessage, ScadaError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from asyncua.common.utils import Buffer
+
+    from engine.settings import OpcuaSettings
+
+# At INFO asyncua formats whole requests and results.
+logging.getLogger("asyncua").setLevel(logging.WARNING)
+
+# What our Hello says we can receive: asyncua's default, and what a server may fill a chunk up to (Part 6, 7.1.2.3).
+CHUNK_MOST_BYTES = 65_536
+# No peer may ask for smaller chunks than this (Part 6, 7.1.2.3). A small device that does gets what it asks for, down
+# to the second.
+CHUNK_LEAST_BYTES = 8_192
+_SENT_LEAST_BYTES = 1_024
+_HEADER = struct.Struct("<4sI")
+# Type and chunk flag -> the fewest bytes such a chunk can have, its header included (Part 6, 6.7.2 and 7.1.2).
+_CHUNK_KINDS = {b"MSGF": 24, b"MSGC": 24, b"MSGA": 24, b"OPNF": 32, b"ACKF": 28, b"ERRF": 16}
+_ACK_BYTES = 28
+_ERROR = struct.Struct("<Ii")
+
+_PUBLISH_REQUEST = b"\x01\x00\x3a\x03"  # i=826, PublishRequest_Encoding_DefaultBinary
+# Timestamp, RequestHandle, ReturnDiagnostics, AuditEntryId (null), TimeoutHint (none: the pump's watchdog decides),
+# AdditionalHeader (null NodeId, no body), number of acknowledgements.
+_REQUEST_HEADER = struct.Struct("<qIIiIHBi")
+_ACKNOWLEDGEMENT = struct.Struct("<II")
+_EPOCH_1601_TICKS = 116_444_736_000_000_000
+_REQUEST_IDS = 0xFFFF_FFFF
+
+
+def status_name(code: int) -> str:
+    """Return the name of a StatusCode, or its number in hexadecimal where Part 6 has none."""
+    name = ua.StatusCode(ua.UInt32(code)).name
+    return name if code == 0 or name not in {"Good", "Uncertain", "Bad"} else f"StatusCode 0x{code:08X}"
+
+
+class ClampedLimits(TransportLimits):
+    """The limits of what we receive: ours, whatever the server's Acknowledge says."""
+
+    def update_client_limits(self, msg: ua.Acknowledge) -> None:
+        """Take over only how large our own chunks may be."""
+        self.max_send_buffer = min(max(int(msg.ReceiveBufferSize), _SENT_LEAST_BYTES), CHUNK_MOST_BYTES)
+
+
+def limits(max_message_bytes: int) -> ClampedLimits:
+    """Return limits for messages of this size: the chunk count leaves room for chunks that are half empty."""
+    return ClampedLimits(
+        max_recv_buffer=CHUNK_MOST_BYTES,
+        max_send_buffer=CHUNK_LEAST_BYTES,
+        max_chunk_count=max(16, 2 * max_message_bytes // CHUNK_LEAST_BYTES),
+        max_message_size=max_message_bytes,
+    )
+
+
+class RawProtocol(UASocketProtocol):
+    """The byte stream of one connection. `failure` says why it ended, once it did for a reason we know."""
+
+    failure: ScadaError | None = None
+
+    def __init__(self, timeout_s: float, policy: Any, own_limits: TransportLimits) -> None:
+        super().__init__(timeout_s, security_policy=policy, limits=own_limits)
+        self.closed = asyncio.Event()
+        self._parts: list[bytes] = []
+        self._have_bytes = 0
+        self._need_bytes = 0
+        self._publish_prefix = b""
+
+    def data_received(self, data: bytes) -> None:
+        """Cut the stream into chunks; an incomplete one waits, never longer than the largest that is allowed."""
+        if self._parts:
+            self._parts.append(data)
+            self._have_bytes += len(data)
+            if self._have_bytes < self._need_bytes:
+                return
+            data = b"".join(self._parts)
+            self._parts.clear()
+        offset = 0
+        size = 0
+        while len(data) - offset >= _HEADER.size and self.failure is None:
+            try:
+                size = _chunk_size(data, offset)
+            except MalformedMessage as exc:
+                self.fail(exc)
+                return
+            if len(data) - offset < size:
+                break
+            self._take(data[offset : offset + size])
+            offset += size
+            size = 0
+        if offset < len(data) and self.failure is None:
+            self._parts = [data[offset:]]
+            self._have_bytes = len(data) - offset
+            self._need_bytes = size or _HEADER.size
+
+    def _take(self, chunk: bytes) -> None:
+        if chunk.startswith(b"ERR"):
+            self.fail(_server_error(chunk))
+            return
+        super().data_received(chunk)
+        # asyncua logs what it could not read and closes the socket, without telling those who wait.
+        if self.failure is None and (self.transport is None or self.transport.is_closing()):
+            self.fail(MalformedMessage("a chunk cannot be read, or is one too many for the message", 0))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell everyone who waits for an answer why none will come."""
+        if self.failure is None:
+            reason = f"the connection was lost: {exc}" if exc else "the server closed the connection"
+            self.failure = ConnectionRefused(reason)
+        super().connection_lost(self.failure)
+        self.closed.set()
+
+    def fail(self, reason: ScadaError) -> None:
+        """End the connection now, without a word to the server; the first reason is kept."""
+        if self.failure is None:
+            self.failure = reason
+        self._fail_all_pending(self.failure)
+        if self.transport is not None:
+            self.transport.abort()
+
+    def publish(self, acks: Sequence[tuple[int, int]]) -> asyncio.Future[Buffer]:
+        """Send a publish request that acknowledges (subscription id, sequence number) pairs.
+
+        The future gets the body of the answer, or the exception that ended the connection. Raises ConnectionRefused
+        when the connection has ended already.
+        """
+        if self.failure is not None or self.transport is None:
+            raise self.failure or ConnectionRefused("the connection is closed")
+        if not self._publish_prefix:
+            self._publish_prefix = _PUBLISH_REQUEST + nodeid_to_binary(self.authentication_token)
+        self.revolve_security_token()
+        self._request_handle = self._request_handle % _REQUEST_IDS + 1
+        self._request_id = self._request_id % _REQUEST_IDS + 1
+        ticks = time.time_ns() // 100 + _EPOCH_1601_TICKS
+        body = self._publish_prefix + _REQUEST_HEADER.pack(
+            ticks, self._request_handle, 0, -1, 0, 0, 0, len(acks)
+        )
+        for subscription_id, sequence_number in acks:
+            body += _ACKNOWLEDGEMENT.pack(subscription_id, sequence_number)
+        future: asyncio.Future[Buffer] = asyncio.get_running_loop().create_future()
+        self._callbackmap[self._request_id] = future
+        self.transport.write(self._connection.message_to_binary(body, request_id=self._request_id))
+        return future
+
+
+def _chunk_size(data: bytes, offset: int) -> int:
+    """Return the size in bytes that a chunk's header claims. Raises MalformedMessage when it cannot be one."""
+    kind, size = _HEADER.unpack_from(data, offset)
+    least = _CHUNK_KINDS.get(kind)
+    if least is None:
+        raise MalformedMessage(f"{kind!r} is no kind of chunk that a server sends", 0)
+    if not least <= size <= CHUNK_MOST_BYTES or (kind == b"ACKF" and size != _ACK_BYTES):
+        raise MalformedMessage(f"a {kind[:3].decode()} chunk claims {size} bytes", 4)
+    return int(size)
+
+
+def _server_error(chunk: bytes) -> ConnectionRefused:
+    status, length = _ERROR.unpack_from(chunk, _HEADER.size)
+    start = _HEADER.size + _ERROR.size
+    # Part 6, 7.1.2.5: at most 4096 bytes; here what a log line can carry.
+    reason = chunk[start : start + min(max(length, 0), 200)].decode("utf-8", "replace")
+    return ConnectionRefused(f"the server closed the connection: {status_name(status)} {reason}".rstrip())
+
+
+class _Session(UaSession):
+    def ensure_publish_loop(self) -> None:
+        """Do nothing: the pump publishes."""
+
+
+class _Transport(UaClient):
+    def __init__(self, timeout_s: float, own_limits: TransportLimits) -> None:
+        super().__init__(timeout_s)
+        self._own_limits = own_limits
+        self.session = _Session(self)
+
+    def _make_protocol(self) -> RawProtocol:
+        self.protocol = protocol = RawProtocol(self._timeout, self.security_policy, self._own_limits)
+        protocol.on_connection_lost = self._on_transport_lost
+        protocol.is_session_closing = self._is_session_closing
+        return protocol
+
+
+class RawClient(Client):
+    """asyncua's client with our transport. Never call its connect(): that starts its own supervisor."""
+
+    def __init__(self, url: str, settings: OpcuaSettings) -> None:
+        super().__init__(url, timeout=settings.request_timeout_s, auto_reconnect=False)
+        self.uaclient = _Transport(settings.request_timeout_s, limits(settings.max_message_bytes))
+        self.max_messagesize = settings.max_message_bytes
+        self.max_chunkcount = self.uaclient._own_limits.max_chunk_count
+        self.session_timeout = int(settings.session_timeout_s * 1_000)
+
+    @property
+    def protocol(self) -> RawProtocol | None:
+        """The byte stream, once connect_socket() was called."""
+        protocol = self.uaclient.protocol
+        return protocol if isinstance(protocol, RawProtocol) else None
+
+    @property
+    def user_name_policies(self) -> list[ua.UserTokenPolicy]:
+        """What the endpoint accepts a user name with; known after create_session()."""
+        return [policy for policy in self._policy_ids or () if policy.TokenType == ua.UserTokenType.UserName]
+
+    def use_policy(self, policy: ua.UserTokenPolicy) -> None:
+        """Let activate_session() use this user token policy and no other."""
+        self._policy_ids = [policy]

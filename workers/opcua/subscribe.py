@@ -1,0 +1,168 @@
+"""The subscription of a connection and its monitored items: made in batches, and never failed by one bad node.
+
+Owns the requests and what the server revised. A client handle is the tag's place in connection.tags; nothing else is
+kept per item.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from asyncua import ua
+from asyncua.ua.attribute_ids import AttributeIds
+from asyncua.ua.status_codes import StatusCodes
+from asyncua.ua.uaerrors import UaError, UaStatusCodeError
+
+from engine.errors import ConnectionRefused, InvalidInput
+from workers.opcua.seam import status_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.catalog_records import Tag
+    from engine.settings import OpcuaSettings
+    from workers.opcua.channel import Channel
+
+# Part 3, 8.2.4: longer names than this are no node ids.
+_NAME_MOST_CHARACTERS = 4_096
+_TOO_MANY_AT_ONCE = frozenset({
+    StatusCodes.BadTooManyOperations,
+    StatusCodes.BadEncodingLimitsExceeded,
+    StatusCodes.BadRequestTooLarge,
+    StatusCodes.BadResponseTooLarge,
+})  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """What the server made of the subscription that we asked for."""
+
+    subscription_id: int
+    publishing_interval_s: float
+    keep_alive_s: float
+    lifetime_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A tag that is not monitored, and why."""
+
+    tag: Tag
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.tag.tag_name} ({self.tag.opc_node_id}): {self.reason}"
+
+
+async def create_subscription(channel: Channel, settings: OpcuaSettings, most_rows: int) -> Subscription:
+    """Create the subscription; no message shall carry more than `most_rows` values. Raises ConnectionRefused."""
+    request = ua.CreateSubscriptionParameters(
+        RequestedPublishingInterval=settings.publishing_interval_ms,
+        # Part 4, 5.14.2: the lifetime is at least three times the keep-alive count.
+        RequestedLifetimeCount=max(settings.lifetime_count, 3 * settings.keep_alive_count),
+        RequestedMaxKeepAliveCount=settings.keep_alive_count,
+        MaxNotificationsPerPublish=max(1, min(settings.max_notifications_per_publish, most_rows)),
+        PublishingEnabled=True,
+        Priority=0,
+    )
+    with channel.translated("no subscription"):
+        revised = await channel.session.create_subscription(request, callback=_no_callback)
+        interval_s = revised.RevisedPublishingInterval / 1_000
+        if not math.isfinite(interval_s) or interval_s <= 0:
+            interval_s = settings.publishing_interval_ms / 1_000
+        return Subscription(
+            subscription_id=int(revised.SubscriptionId),
+            publishing_interval_s=interval_s,
+            keep_alive_s=interval_s * max(1, int(revised.RevisedMaxKeepAliveCount)),
+            lifetime_s=interval_s * max(3, int(revised.RevisedLifetimeCount)),
+        )
+
+
+def _no_callback(_result: object) -> None:
+    """Stand in for asyncua's callback: its publish loop does not run."""
+
+
+async def monitor(
+    channel: Channel, subscription_id: int, tags: Sequence[Tag], settings: OpcuaSettings
+) -> list[Refusal]:
+    """Monitor the value of every tag; return those that are not monitored. Raises ConnectionRefused."""
+    refusals: list[Refusal] = []
+    wanted: list[tuple[int, ua.NodeId]] = []
+    for handle, tag in enumerate(tags):
+        try:
+            wanted.append((handle, parse_node_id(tag.opc_node_id)))
+        except InvalidInput as exc:
+            refusals.append(Refusal(tag, str(exc)))
+    most = settings.items_per_call
+    if wanted:
+        most = min(most, await channel.items_per_call() or most)
+    start = 0
+    while start < len(wanted):
+        part = wanted[start : start + most]
+        statuses = await _create(channel, subscription_id, part, settings)
+        if statuses is None:
+            most = max(1, len(part) // 2)
+            continue
+        for (handle, _), status in zip(part, statuses, strict=True):
+            if status.is_bad():
+                refusals.append(Refusal(tags[handle], status_name(status.value)))
+        start += len(part)
+    return refusals
+
+
+async def _create(
+    channel: Channel, subscription_id: int, part: Sequence[tuple[int, ua.NodeId]], settings: OpcuaSettings
+) -> list[ua.StatusCode] | None:
+    """Create one batch of items; None when the server wants fewer at once."""
+    request = ua.CreateMonitoredItemsParameters(
+        SubscriptionId=subscription_id,
+        TimestampsToReturn=ua.TimestampsToReturn.Both,
+        ItemsToCreate=[_item(handle, node_id, settings) for handle, node_id in part],
+    )
+    with channel.translated("no monitored items"):
+        try:
+            results = await channel.session.create_monitored_items(request)
+        except UaStatusCodeError as exc:
+            if exc.code not in _TOO_MANY_AT_ONCE or len(part) == 1:
+                raise
+            return None
+        if len(results or ()) != len(part):
+            raise ConnectionRefused(
+                f"the server answered {len(results or ())} of {len(part)} monitored items"
+            )
+        return [result.StatusCode for result in results]
+
+
+def _item(handle: int, node_id: ua.NodeId, settings: OpcuaSettings) -> ua.MonitoredItemCreateRequest:
+    return ua.MonitoredItemCreateRequest(
+        ItemToMonitor=ua.ReadValueId(NodeId=node_id, AttributeId=AttributeIds.Value),
+        MonitoringMode=ua.MonitoringMode.Reporting,
+        RequestedParameters=ua.MonitoringParameters(
+            ClientHandle=handle,
+            SamplingInterval=settings.sampling_interval_ms,
+            QueueSize=settings.queue_size,
+            DiscardOldest=True,
+        ),
+    )
+
+
+def parse_node_id(text: str) -> ua.NodeId:
+    """Return the node id written as in Part 6, 5.3.1.10 (ns=2;s=Well1.Pressure). Raises InvalidInput."""
+    try:
+        node_id = ua.NodeId.from_string(text)
+    except (UaError, ValueError) as exc:
+        raise InvalidInput("node id", f"{text!r} is not a node id such as ns=2;s=Well1.Pressure") from exc
+    if isinstance(node_id, ua.ExpandedNodeId):
+        raise InvalidInput("node id", f"{text!r}: nsu= and svr= are not supported, use ns=")
+    if not 0 <= node_id.NamespaceIndex <= 0xFFFF:
+        raise InvalidInput("node id", f"{text!r}: the namespace is not between 0 and 65535")
+    identifier = node_id.Identifier
+    if isinstance(identifier, int) and not 0 <= identifier <= 0xFFFF_FFFF:
+        raise InvalidInput("node id", f"{text!r}: the number does not fit into 32 bits")
+    if isinstance(identifier, str | bytes) and not 0 < len(identifier) <= _NAME_MOST_CHARACTERS:
+        raise InvalidInput(
+            "node id", f"{text[:60]!r}: the name is empty or longer than {_NAME_MOST_CHARACTERS}"
+        )
+    return node_id
