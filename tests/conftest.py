@@ -1,0 +1,51 @@
+"""Fixtures: real servers, once for a whole run, and new databases on them. tests/servers makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.servers.databases import MasterAndTenant, Server, migrated_master_and_tenant, temporary_database
+from tests.servers.debian_root import ServerMissing
+from tests.servers.embedded_postgres import embedded_postgres
+from tests.servers.timescale import timescale
+
+
+@pytest.fixture(scope="session")
+def timescale_dsn() -> Iterator[str]:
+    """A superuser's DSN on a TimescaleDB server. Without such a server its tests fail: they are never skipped."""
+    with ExitStack() as stack:
+        try:
+            dsn = stack.enter_context(timescale())
+        except ServerMissing as exc:
+            pytest.fail(str(exc), pytrace=False)
+        yield dsn
+
+
+@pytest.fixture(scope="session")
+def embedded_dsn() -> Iterator[str]:
+    """A superuser's DSN on the embedded PostgreSQL, which has no TimescaleDB."""
+    with embedded_postgres() as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="session", params=["timescale", "embedded"])
+def any_server(request: pytest.FixtureRequest) -> Server:
+    """Each kind of server in turn: a test that uses this runs on both."""
+    return Server(request.param, request.getfixturevalue(f"{request.param}_dsn"))
+
+
+@pytest.fixture
+def new_database() -> Iterator[Callable[[str], str]]:
+    """A function that makes a database on the server of a DSN and returns its DSN; dropped after the test."""
+    with ExitStack() as stack:
+        yield lambda dsn: stack.enter_context(temporary_database(dsn))
+
+
+@pytest.fixture
+def master_and_tenant(any_server: Server) -> Iterator[MasterAndTenant]:
+    """A new migrated master that knows the new migrated tenant `acme`, on each kind of server."""
+    with migrated_master_and_tenant(any_server) as databases:
+        yield databases
