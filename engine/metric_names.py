@@ -34,9 +34,7 @@ class DropReason(IntEnum):
 
     UNKNOWN_HANDLE = 0
     WORKER_KILLED = 1
-    # A worker had to end before the database took them: the deadline of a graceful stop passed.
-    WORKER_STOPPED = 2
-    STOPPED = 2
+    STOPPED = 2  # the deadline of a graceful stop passed before the database took them
 
     @property
     def label(self) -> str:

@@ -106,7 +106,7 @@ class TenantPipeline:
         rows = self.in_flight_rows
         if rows:
             with self._counters.together():
-                self._counters.drop(DropReason.WORKER_STOPPED, rows)
+                self._counters.drop(DropReason.STOPPED, rows)
                 self._counters.set(Gauge.IN_FLIGHT, 0)
         return rows
 
