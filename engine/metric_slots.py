@@ -86,7 +86,7 @@ class ShardSlots(ProcessSlots):
     def tenant(self, slug: str) -> TenantSlots:
         """Return the slots of a tenant and mark it active; a tenant seen before gets the slots it had.
 
-        Raises InvalidInput for a slug of more than 64 bytes, and ConfigurationError when 1 024 other tenants have had
+        Raises InvalidInput for a slug that is empty, has more than 64 bytes or cannot be printed, ConfigurationError when 1 024 other tenants have had
         slots in this shard since the supervisor started.
         """
         if (slots := self._tenants.get(slug)) is None:
@@ -98,6 +98,11 @@ class ShardSlots(ProcessSlots):
         encoded = slug.encode()
         if not 0 < len(encoded) <= SLUG_MOST_BYTES:
             raise InvalidInput("slug", f"{slug!r} is not 1 to {SLUG_MOST_BYTES} bytes long")
+        # It goes into the text of /metrics as it is.
+        if not slug.isprintable() or '"' in slug or "\\" in slug:
+            raise InvalidInput(
+                "slug", f"{slug!r} holds a quote, a backslash or a character that cannot be printed"
+            )
         place = self._u64[self._base + ProcessWord.TENANTS]
         if place >= TENANTS_PER_BLOCK:
             raise ConfigurationError(
