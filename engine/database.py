@@ -22,6 +22,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import psycopg
+from psycopg import errors, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from engine.errors import (
@@ -60,6 +61,17 @@ async def connect(dsn: str, *, application: str, autocommit: bool = False) -> ps
             autocommit=autocommit,
             prepare_threshold=None,
         )
+
+
+async def create_database(server_dsn: str, name: str) -> bool:
+    """Create a database on the server of `server_dsn` unless it is there; return whether it was made."""
+    async with await connect(server_dsn, application="scada-engine setup", autocommit=True) as server:
+        with translated(f'cannot create the database "{name}"'):
+            try:
+                await server.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+            except errors.DuplicateDatabase:
+                return False
+    return True
 
 
 def with_database(dsn: str, name: str) -> str:

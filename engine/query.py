@@ -95,6 +95,7 @@ class TagName:
     opc_node_id: str
     unit: str | None
     well_id: UUID
+    well_name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +132,11 @@ class Readings:
                 async with connection.cursor(row_factory=class_row(TagName)) as cursor:
                     await cursor.execute(
                         """
-                        select tag_id, tag_name, opc_node_id, unit, well_id from tag_mappings
-                        where (%(tag_ids)s::integer[] is null or tag_id = any(%(tag_ids)s))
-                            and (%(well_id)s::uuid is null or well_id = %(well_id)s)
-                        order by tag_id
+                        select t.tag_id, t.tag_name, t.opc_node_id, t.unit, t.well_id, w.name as well_name
+                        from tag_mappings t join wells w on w.id = t.well_id
+                        where (%(tag_ids)s::integer[] is null or t.tag_id = any(%(tag_ids)s))
+                            and (%(well_id)s::uuid is null or t.well_id = %(well_id)s)
+                        order by t.tag_id
                         """,
                         {"tag_ids": None if tag_ids is None else list(tag_ids), "well_id": well_id},
                     )

@@ -98,18 +98,20 @@ class LatestReading(_message.Message):
     def __init__(self, tag: _Optional[_Union[Tag, _Mapping]] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., status: _Optional[int] = ..., quality: _Optional[_Union[Quality, str]] = ..., value: _Optional[float] = ..., text_value: _Optional[str] = ...) -> None: ...
 
 class Tag(_message.Message):
-    __slots__ = ("tag_id", "tag_name", "opc_node_id", "unit", "well_id")
+    __slots__ = ("tag_id", "tag_name", "opc_node_id", "unit", "well_id", "well_name")
     TAG_ID_FIELD_NUMBER: _ClassVar[int]
     TAG_NAME_FIELD_NUMBER: _ClassVar[int]
     OPC_NODE_ID_FIELD_NUMBER: _ClassVar[int]
     UNIT_FIELD_NUMBER: _ClassVar[int]
     WELL_ID_FIELD_NUMBER: _ClassVar[int]
+    WELL_NAME_FIELD_NUMBER: _ClassVar[int]
     tag_id: int
     tag_name: str
     opc_node_id: str
     unit: str
     well_id: str
-    def __init__(self, tag_id: _Optional[int] = ..., tag_name: _Optional[str] = ..., opc_node_id: _Optional[str] = ..., unit: _Optional[str] = ..., well_id: _Optional[str] = ...) -> None: ...
+    well_name: str
+    def __init__(self, tag_id: _Optional[int] = ..., tag_name: _Optional[str] = ..., opc_node_id: _Optional[str] = ..., unit: _Optional[str] = ..., well_id: _Optional[str] = ..., well_name: _Optional[str] = ...) -> None: ...
 
 class ReadingColumns(_message.Message):
     __slots__ = ("time_us", "tag_id", "status", "value", "null_row", "text_row", "text_value")
