@@ -86,8 +86,8 @@ class ShardSlots(ProcessSlots):
     def tenant(self, slug: str) -> TenantSlots:
         """Return the slots of a tenant and mark it active; a tenant seen before gets the slots it had.
 
-        Raises InvalidInput for a slug that is empty, has more than 64 bytes or cannot be printed, ConfigurationError when 1 024 other tenants have had
-        slots in this shard since the supervisor started.
+        Raises InvalidInput for a slug that is empty, has more than 64 bytes or cannot be printed, ConfigurationError
+        when 1 024 other tenants have had slots in this shard since the supervisor started.
         """
         if (slots := self._tenants.get(slug)) is None:
             slots = self._tenants[slug] = self._add(slug)

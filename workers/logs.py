@@ -56,6 +56,7 @@ _NAMED_SECRET = re.compile(
     r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s'"]\S*)""",
     re.IGNORECASE,
 )
+_FIRST = ("timestamp", "level", "event", "process", "shard", "tenant", "connection")
 _SECRET_KEY = re.compile(r"password|passwd|secret", re.IGNORECASE)
 
 
@@ -143,6 +144,7 @@ def _naming(who: dict[str, str | int]) -> Processor:
 
 
 def _json(_logger: object, _method: str, event: Event) -> str:
+    event = {key: event[key] for key in _FIRST if key in event} | dict(event)
     # Numbers beyond 64 bits and lone surrogates are all that is left that JSON cannot hold.
     try:
         return orjson.dumps(event).decode()
