@@ -1,23 +1,22 @@
-"""A process that the demo starts: its own group, its output in a log file, and gone when the demo is gone.
+"""A process that the demo starts: its own session, its output in a log file, and gone when the demo is gone.
 
-The child gets its own process group, so that Ctrl-C on the terminal reaches the demo alone, which then stops its
-children in order. Should the demo be killed, the kernel sends each child a TERM (prctl PR_SET_PDEATHSIG).
+In a session of its own, Ctrl-C on the terminal reaches the demo alone, which then stops its children in order. Should
+the demo be killed, the kernel sends each child an interrupt (guarded_exec).
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Self
 
-from workers.child import follow_parent
+from workers import guarded_exec
 
-_KILL_WAIT_S = 5.0
 _TAIL_BYTES = 64 * 1024
 
 
@@ -26,48 +25,49 @@ class ChildProcess:
     """One running child and where its output goes."""
 
     name: str
-    process: asyncio.subprocess.Process
+    process: subprocess.Popen[bytes]
     log_file: Path
 
     @classmethod
-    async def start(
-        cls, name: str, command: Sequence[str], *, environment: Mapping[str, str], log_file: Path
-    ) -> ChildProcess:
-        """Start a child; its log file begins anew."""
+    def start(
+        cls, name: str, arguments: Sequence[str], *, environment: Mapping[str, str], log_file: Path
+    ) -> Self:
+        """Start `scada-engine` with these arguments; its log file begins anew."""
+        guard = [sys.executable, "-I", "-S", str(guarded_exec.__file__), str(os.getpid()), "-", "-"]
         with log_file.open("wb") as log:
-            process = await asyncio.create_subprocess_exec(
-                *command,
+            process = subprocess.Popen(
+                [*guard, sys.executable, "-m", "workers.cli", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                process_group=0,
-                preexec_fn=partial(follow_parent, os.getpid(), signal.SIGTERM),
+                start_new_session=True,
             )
         return cls(name, process, log_file)
 
     @property
     def exit_status(self) -> int | None:
         """None while it runs; minus the signal for a child that a signal ended."""
-        return self.process.returncode
+        return self.process.poll()
 
-    def last_lines(self, lines: int = 15) -> list[str]:
-        """Return the end of what it wrote."""
+    def log_text(self) -> str:
+        """Return the end of what it wrote, at most 64 KiB."""
         with self.log_file.open("rb") as log:
             log.seek(max(0, self.log_file.stat().st_size - _TAIL_BYTES))
-            return log.read().decode("utf-8", "replace").splitlines()[-lines:]
+            return log.read().decode("utf-8", "replace")
 
-    async def stop(self, *, deadline_s: float) -> bool:
-        """Ask it to end and wait; return False when it had to be killed."""
-        if self.exit_status is not None:
-            return True
-        self.process.terminate()
+    def ask_to_stop(self) -> None:
+        """Send a TERM; for the engine, a second one means: at once."""
+        if self.exit_status is None:
+            self.process.terminate()
+
+    def stop(self, *, deadline_s: float) -> bool:
+        """Ask it to stop and wait; return False when it had to be killed."""
+        self.ask_to_stop()
         try:
-            async with asyncio.timeout(deadline_s):
-                await self.process.wait()
-        except TimeoutError:
+            self.process.wait(deadline_s)
+        except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
-            async with asyncio.timeout(_KILL_WAIT_S):
-                await self.process.wait()
+            self.process.wait()
             return False
         return True

@@ -20,11 +20,14 @@ NO_DATABASE = (
 )
 
 
-def with_settings(*flags: str, database: bool = True) -> Callable[[Command], Command]:
+def with_settings(
+    *flags: str, database: bool = True, process: str = "command"
+) -> Callable[[Command], Command]:
     """Give a command --config, --database-url and --set, and pass it `settings`.
 
     `flags` are parameters of the command that stand for a setting of the same name. With `database`, a missing
-    DATABASE_URL is a ConfigurationError before the command starts.
+    DATABASE_URL is a ConfigurationError before the command starts, and what the engine's parts log goes to stderr, as
+    from `process`.
     """
 
     def decorate(function: Command) -> Command:
@@ -56,8 +59,12 @@ def with_settings(*flags: str, database: bool = True) -> Callable[[Command], Com
             values: dict[str, Any] = dict(_assignment(text) for text in assignments)
             values |= {name: parameters.pop(name) for name in flags}
             settings = load(flags=values | {"database_url": database_url}, file=config_file)
-            if database and not settings.database_url:
-                raise ConfigurationError(NO_DATABASE)
+            if database:
+                if not settings.database_url:
+                    raise ConfigurationError(NO_DATABASE)
+                from workers import logs  # noqa: PLC0415  (a tenth of a second that --help need not wait)
+
+                logs.configure(settings, process=process, index=0)
             return function(*args, settings=settings, **parameters)
 
         return command

@@ -20,7 +20,7 @@ from workers.cli.options import with_settings
     "--log-format", type=click.Choice(["auto", "json", "console"]), help="auto: console on a terminal."
 )
 @click.option("--check-config", is_flag=True, help="Check the settings and exit: 0 valid, 2 not.")
-@with_settings("workers", "log_level", "log_format")
+@with_settings("workers", "log_level", "log_format", process="supervisor")
 def run(*, settings: Settings, check_config: bool) -> int:
     """Run the engine: ingest workers, metrics, gRPC.
 

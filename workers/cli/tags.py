@@ -37,8 +37,9 @@ def import_tags(
 ) -> None:
     """Import tags from a CSV file; - is stdin.
 
-    All are imported, or none, and then every problem is named with its line and column. Columns: tag_name, opc_node_id; if wanted data_type (DOUBLE), unit, scaling_factor (1), offset (0), and well (name
-    or id; else the connection's).
+    All are imported, or none, and then every problem is named with its line and column. Columns: tag_name,
+    opc_node_id; if wanted data_type (DOUBLE), unit, scaling_factor (1), offset (0), and well (name or id; else the
+    connection's).
     """
     found = asyncio.run(_import(settings, tenant, connection, file, dry_run=dry_run))
     imported = 0 if dry_run or found.problems else len(found.tags)
