@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from engine import metric_samples
 from engine.errors import ConfigurationError, InvalidInput
 from engine.metric_layout import (
     BLOCK_WORDS,
@@ -231,7 +232,11 @@ def test_a_change_in_several_steps_is_seen_as_one_and_may_be_nested(page: Metric
     assert words_of(page)[1024 + 512] % 2 == 0
 
 
-def test_a_reader_in_another_process_sees_numbers_that_add_up(page: MetricsPage) -> None:
+def test_a_reader_in_another_process_sees_numbers_that_add_up(
+    page: MetricsPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As patient as it takes: a writer may lose its processor in the middle of a change for longer than a scrape waits.
+    monkeypatch.setattr(metric_samples, "_READ_TRIES", 100_000)
     body = """
 slots = page.shard(0).tenant("acme")
 print("begun", flush=True)
@@ -254,9 +259,7 @@ for rows in range(1, 1_000_000_000):
             moments.add(sample.counters[Counter.RECEIVED])
             torn += sample.accounting_difference != 0
     assert len(moments) > 10
-    # Only when the writer lost its processor inside a change for longer than a reader waits. Without the sequence it
-    # is every third look.
-    assert torn <= 30
+    assert torn == 0
 
 
 def test_a_reader_sees_whole_words_only(page: MetricsPage) -> None:
