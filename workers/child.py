@@ -55,7 +55,7 @@ def spawn(kind: ProcessKind, index: int, *, settings_fd: int, page_fd: int) -> i
         sys.executable,
         "-m",
         __name__,
-        kind.label,
+        kind.value,
         str(index),
         str(settings_fd),
         str(page_fd),
@@ -83,7 +83,7 @@ def follow_parent(parent_pid: int, signum: int = signal.SIGTERM) -> None:
 
 def main(argv: list[str]) -> int:
     """Run the child that the arguments name; return its exit status."""
-    kind = ProcessKind[argv[0].upper()]
+    kind = ProcessKind(argv[0])
     index, settings_fd, page_fd, parent_pid = map(int, argv[1:5])
     follow_parent(parent_pid)
     # Ctrl-C reaches the whole process group; the supervisor decides the order in which children stop.
@@ -93,15 +93,15 @@ def main(argv: list[str]) -> int:
     from engine.metrics import MetricsPage  # noqa: PLC0415  (after the cheap checks above)
     from workers import logs  # noqa: PLC0415
 
-    logs.configure(settings, process=kind.label, index=index)
+    logs.configure(settings, process=kind.value, index=index)
     page = MetricsPage.attach(page_fd)
     try:
         status: int = import_module(_MAIN_OF[kind]).main(settings, page, index)
     except ConfigurationError as exc:
-        print(f"scada-engine: {kind.label}: {exc}", file=sys.stderr)
+        print(f"scada-engine: {kind.value}: {exc}", file=sys.stderr)
         return EXIT_CONFIGURATION
     except ScadaError as exc:
-        print(f"scada-engine: {kind.label}: {exc}", file=sys.stderr)
+        print(f"scada-engine: {kind.value}: {exc}", file=sys.stderr)
         return EXIT_FAILED
     return status
 

@@ -53,7 +53,7 @@ class _Child:
 
     @property
     def name(self) -> str:
-        return f"{self.kind.label}-{self.index}"
+        return f"{self.kind.value}-{self.index}"
 
 
 @dataclass(slots=True)
