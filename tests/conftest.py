@@ -12,6 +12,8 @@ from tests.servers.debian_root import ServerMissing
 from tests.servers.embedded_postgres import embedded_postgres
 from tests.servers.timescale import timescale
 
+pytest_plugins = ["tests.servers.opcua_fixtures"]
+
 
 @pytest.fixture(scope="session")
 def timescale_dsn() -> Iterator[str]:

@@ -29,7 +29,7 @@ PACKAGES = (
 _BUILD_TIMEOUT_S = 900
 
 
-class ServerMissing(Exception):  # noqa: N818  (it is what pytest shows: a plain statement)
+class ServerMissing(Exception):
     """A test server cannot be had on this machine; the message says what to install."""
 
 
