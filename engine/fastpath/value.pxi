@@ -51,8 +51,9 @@ cdef inline int64_t us_of_ticks(int64_t ticks) noexcept:
 
 
 cdef inline double seconds_of_ticks(int64_t ticks) noexcept:
-    if ticks < 0:
-        return <double>ticks / 1e7 - <double>UNIX_EPOCH_TICKS / 1e7
+    if ticks < UNIX_EPOCH_TICKS:
+        # The difference is below 2**64, but can be beyond int64.
+        return -<double>(<uint64_t>UNIX_EPOCH_TICKS - <uint64_t>ticks) / 1e7
     return <double>(ticks - UNIX_EPOCH_TICKS) / 1e7
 
 

@@ -1,0 +1,113 @@
+"""The text of values that are not plain numbers."""
+
+from __future__ import annotations
+
+import struct
+import uuid
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.variants import storable, text_of
+from tests.engine.reference_codec import Item, Variant, data_value, extension_object, string, variant
+from tests.engine.strategies import variants
+
+GUID = uuid.UUID("12345678-9abc-def0-1234-56789abcdef0")
+EN = string(b"en")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (Variant(12, "Öl".encode()), "Öl"),
+        (Variant(12, b""), ""),
+        (Variant(12, b"a\xffb\x00c"), "a\ufffdb\ufffdc"),
+        (Variant(16, b"<a/>"), "<a/>"),
+        (Variant(15, b"\x00\x01\xff"), "AAH/"),
+        (Variant(28, b"\x00\x01\xff"), "AAH/"),
+        (Variant(14, GUID.bytes_le), str(GUID)),
+        (Variant(17, b"\x00\x55"), "i=85"),
+        (Variant(17, b"\x01\x02\x55\x00"), "ns=2;i=85"),
+        (Variant(17, b"\x02\x00\x01\x55\x00\x00\x00"), "ns=256;i=85"),
+        (Variant(17, b"\x03\x02\x00" + string(b"Well.1")), "ns=2;s=Well.1"),
+        (Variant(17, b"\x04\x02\x00" + GUID.bytes_le), f"ns=2;g={GUID}"),
+        (Variant(17, b"\x05\x02\x00" + string(b"\x01")), "ns=2;b=AQ=="),
+        (Variant(18, b"\xc0\x55" + string(b"urn:x") + struct.pack("<I", 3)), "svr=3;nsu=urn:x;i=85"),
+        (Variant(20, b"\x00\x00" + string(b"Name")), "Name"),
+        (Variant(20, b"\x02\x00" + string(b"Name")), "2:Name"),
+        (Variant(21, b"\x03" + EN + string(b"label")), "label"),
+        (Variant(8, -(2**63)), "-9223372036854775808"),
+        (Variant(9, 2**64 - 1), "18446744073709551615"),
+        (Variant(6, [1, -2]), "[1,-2]"),
+        (Variant(6, []), "[]"),
+        (Variant(1, [True, False]), "[true,false]"),
+        (Variant(10, [0.1, 1e30]), "[0.1,1e+30]"),
+        (Variant(11, [0.1, float("nan"), float("inf"), -float("inf")]), '[0.1,"NaN","Infinity","-Infinity"]'),
+        (Variant(12, [b"a", None, b'"\x00']), '["a",null,"\\"\ufffd"]'),
+        (Variant(9, [2**64 - 1]), "[18446744073709551615]"),
+        (Variant(13, [0, -1]), '["1601-01-01T00:00:00Z","1601-01-01T00:00:00Z"]'),
+        (Variant(13, [133_444_736_000_000_005]), '["2023-11-14T22:13:20.0000005Z"]'),
+        (Variant(13, [2**63 - 1]), '["9999-12-31T23:59:59.9999999Z"]'),
+        (Variant(6, [1, 2, 3, 4, 5, 6], [2, 3]), "[[1,2,3],[4,5,6]]"),
+        (Variant(6, [1, 2, 3, 4, 5, 6, 7, 8], [2, 2, 2]), "[[[1,2],[3,4]],[[5,6],[7,8]]]"),
+        (Variant(6, [1, 2], [2]), "[1,2]"),
+        (Variant(24, [Variant(0), Variant(11, 1.5), Variant(12, b"x")]), '[null,1.5,"x"]'),
+        (Variant(21, [b"\x00", b"\x02" + string(b"a")]), '[null,"a"]'),
+        (
+            Variant(22, extension_object(b"\x01\x02\x10\x00", b"\x01\x02")),
+            '{"TypeId":"ns=2;i=16","Encoding":1,"Body":"AQI="}',
+        ),
+        (Variant(22, extension_object(b"\x00\x00", None, 0)), '{"TypeId":"i=0","Encoding":0,"Body":null}'),
+        (Variant(22, extension_object(b"\x00\x05", b"<a/>", 2)), '{"TypeId":"i=5","Encoding":2,"Body":"<a/>"}'),
+        (
+            Variant(23, data_value(Item(0, Variant(6, 5), 1, 0, 2, 133_444_736_000_000_000, 3))),
+            '{"Value":5,"Status":1,"SourceTimestamp":"1601-01-01T00:00:00Z","SourcePicoseconds":2,'
+            '"ServerTimestamp":"2023-11-14T22:13:20Z","ServerPicoseconds":3}',
+        ),
+        (
+            Variant(25, b"\x7f" + struct.pack("<iiii", 1, 2, 3, 4) + string(b"i") + struct.pack("<I", 9) + b"\x00"),
+            '{"SymbolicId":1,"NamespaceUri":2,"Locale":3,"LocalizedText":4,"AdditionalInfo":"i",'
+            '"InnerStatusCode":9,"InnerDiagnosticInfo":{}}',
+        ),
+    ],
+)  # fmt: skip
+def test_each_type_has_its_text(value: Variant, text: str) -> None:
+    assert text_of(variant(value)) == text
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        b"\x00",
+        variant(Variant(12)),
+        variant(Variant(15)),
+        variant(Variant(21, b"\x01" + EN)),
+        b"\x8b\xff\xff\xff\xff",
+        b"\xcb\xff\xff\xff\xff\x00\x00\x00\x00",
+    ],
+)
+def test_a_null_has_no_text(encoded: bytes) -> None:
+    assert text_of(encoded) is None
+
+
+@settings(max_examples=100, deadline=None)
+@given(value=variants)
+def test_any_value_has_a_text_that_postgresql_accepts(value: Variant) -> None:
+    text = text_of(variant(value))
+    if text is not None:
+        assert "\0" not in text
+        assert text.encode().decode() == text
+        if isinstance(value.value, list) or value.built_in in (22, 23, 25):
+            orjson.loads(text)
+
+
+@given(text=st.text(st.characters(categories=["Cs", "L", "Cc"])))
+def test_a_storable_text_differs_only_where_it_must(text: str) -> None:
+    changed = storable(text)
+    assert len(changed) == len(text)
+    assert all(
+        a == b or (b == "\ufffd" and (a == "\0" or "\ud800" <= a <= "\udfff"))
+        for a, b in zip(text, changed, strict=True)
+    )
