@@ -116,7 +116,7 @@ async def _serve(settings: Settings, page: MetricsPage) -> None:
         slots.set_state(ProcessState.STOPPING)
     finally:
         beating.cancel()
-        http.stop()
+        await http.stop()
     slots.set_state(ProcessState.STOPPED)
 
 

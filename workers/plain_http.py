@@ -18,19 +18,16 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-import structlog
-
 from engine.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from email.message import Message
 
-log = structlog.get_logger(__name__)
-
 _HEAD_MOST_BYTES = 8 * 1024
 _HEAD_TIMEOUT_S = 5.0
 _ANSWER_TIMEOUT_S = 10.0
+_STOP_TIMEOUT_S = 1.0
 _MOST_CONNECTIONS = 64
 # Small answers gain nothing; the fastest level does: 9 times smaller text in a millisecond.
 _GZIP_FROM_BYTES = 1_024
@@ -51,8 +48,8 @@ class PlainHttp:
 
     def __init__(self, pages: dict[str, Callable[[Message], Awaitable[Answer]]]) -> None:
         self._pages = pages
-        # In the order of their arrival, which is the order of a dict.
-        self._open: dict[asyncio.StreamWriter, None] = {}
+        # A task for each connection, in the order of their arrival, which is the order of a dict.
+        self._open: dict[asyncio.Task[None], None] = {}
         self._server: asyncio.Server | None = None
 
     async def start(self, host: str, port: int, *, setting: str) -> int:
@@ -61,26 +58,32 @@ class PlainHttp:
         Raises ConfigurationError naming `setting` when the address cannot be had.
         """
         try:
-            self._server = await asyncio.start_server(self._serve, host, port, limit=_HEAD_MOST_BYTES)
+            self._server = await asyncio.start_server(self._accept, host, port, limit=_HEAD_MOST_BYTES)
         except OSError as exc:
             raise ConfigurationError(f"{setting}: cannot listen on {host}:{port}: {_reason(exc)}") from exc
         bound: int = self._server.sockets[0].getsockname()[1]
         return bound
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """Stop listening and cut off who is still connected."""
         if self._server is not None:
             self._server.close()
-        for writer in self._open:
-            writer.transport.abort()
+        for task in self._open:
+            task.cancel()
+        if self._open:
+            await asyncio.wait(self._open, timeout=_STOP_TIMEOUT_S)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._open) >= _MOST_CONNECTIONS:
             oldest = next(iter(self._open))
             del self._open[oldest]
-            oldest.transport.abort()
-        self._open[writer] = None
-        # The client's troubles are its own: it went away, was too slow, or was cut off above.
+            oldest.cancel()
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._open[task] = None
+        task.add_done_callback(lambda done: self._open.pop(done, None))
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # The client's troubles are its own: it went away, or was too slow.
         with suppress(ConnectionError, TimeoutError, asyncio.IncompleteReadError):
             try:
                 async with asyncio.timeout(_HEAD_TIMEOUT_S):
@@ -91,7 +94,6 @@ class PlainHttp:
                     writer.close()
                     await writer.wait_closed()
             finally:
-                self._open.pop(writer, None)
                 writer.transport.abort()
 
     async def _respond(self, reader: asyncio.StreamReader) -> bytes:
