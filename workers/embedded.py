@@ -43,8 +43,14 @@ _FAST_STOP_S = 15.0
 _IMMEDIATE_STOP_S = 5.0
 _POLL_S = 0.01
 _PORT_ATTEMPTS = 5
+# A server on a full disk cannot write into its log that the disk is full.
+_ROOM_TO_SPEAK_BYTES = 64 * 1024
 # The line of postmaster.pid that says "ready", counted from 0 (PostgreSQL's pidfile.h).
 _STATUS_LINE = 7
+# "could not bind" is only a LOG: the server tries its other addresses. On its FATAL line is how many it found.
+_COMPLAINT = re.compile(
+    r"^.*?(?:(?:FATAL|PANIC|[Ee]rror): +|(?=could not bind ))(.*)(?:\n.*?HINT: +(.*))?$", re.MULTILINE
+)
 
 # Small: it shares the machine with the engine. max_wal_size bounds what the folder takes beyond the data.
 _SERVER_SETTINGS = {
@@ -60,8 +66,10 @@ _SERVER_SETTINGS = {
     "jit": "off",
     "timezone": "UTC",
     "log_timezone": "UTC",
-    # A statement's error goes to whoever sent it; the log stays small and says why the server ended.
-    "log_min_messages": "fatal",
+    # A statement's error goes to whoever sent it (LOG is above ERROR here): the log stays small and says why the
+    # server ended.
+    "log_min_messages": "log",
+    "log_checkpoints": "off",
 }
 
 
@@ -241,10 +249,12 @@ class EmbeddedPostgres:
         return False
 
     def _does_not_start(self) -> DatabaseUnavailable:
-        said = self._log.read_text("utf-8", "replace")
-        # The first complaint is the cause; what follows it are its consequences.
-        found = re.search(r"^.*?(?:FATAL|PANIC|[Ee]rror): +(.*)$", said, re.MULTILINE)
-        reason = found[1] if found else (said.strip().rpartition("\n")[2] or "it said nothing")
+        said = self._log.read_text("utf-8", "replace").strip()
+        # The first complaint is the cause, what follows are its consequences; a full disk is named in the hint.
+        found = _COMPLAINT.search(said)
+        reason = ". ".join(filter(None, found.groups())) if found else said.rpartition("\n")[2]
+        if not reason and shutil.disk_usage(self.folder).free < _ROOM_TO_SPEAK_BYTES:
+            reason = "No space left on device"
         return DatabaseUnavailable(f"the embedded PostgreSQL does not start: {reason} (see {self._log})")
 
 

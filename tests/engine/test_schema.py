@@ -58,8 +58,10 @@ class Tenant:
         return int(self.one("select tag_id from tag_mappings where id = %s", identity)[0])
 
     def write(self, node: str, value: float | None = 1.0, quality: str = "Good", ts: datetime = NOON) -> None:
-        statement = "insert into scada_readings (timestamp, well_id, tag_node_id, value, quality)"
+        statement = (
+            "insert into scada_readings (timestamp, well_id, tag_node_id, value, quality)"
             " values (%s, %s, %s, %s, %s)"
+        )
         with self.connection.transaction():
             self.connection.execute(statement, [ts, self.well, node, value, quality])
 
