@@ -5,7 +5,7 @@
     ├── InvalidInput            a value from outside does not fit; names the field and the value
     │   └── NotFound            the thing named does not exist
     ├── MalformedMessage        bytes from an OPC UA server break Part 6; carries the byte offset
-    ├── ConnectionRefused       an OPC UA server does not let us in, or not now                       retry
+    ├── ConnectionRefused       an OPC UA or gRPC server does not let us in, or not now               retry
     ├── DatabaseError           PostgreSQL refused or failed; carries the SQLSTATE where there is one
     │   ├── DatabaseUnavailable   down, full, restarting, too many connections, read-only             retry
     │   ├── DatabaseNotMigrated   tables are missing or older than this engine                        retry
@@ -51,7 +51,7 @@ class MalformedMessage(ScadaError):
 
 
 class ConnectionRefused(ScadaError):
-    """An OPC UA server cannot be reached, or refuses the channel, the session or the subscription."""
+    """A server cannot be reached or refuses us: OPC UA's channel, session or subscription, or gRPC."""
 
     retry = True
 

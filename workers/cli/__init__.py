@@ -6,13 +6,12 @@ Each command group has a file of its own, imported when it is asked for: `--help
 Exit codes (docs/command-line.md):
 
     0    done
-    1    any other error
+    1    any other error; also when whoever reads the output goes away (`query | head`)
     2    wrong usage, or a setting that is missing, unknown or out of range
     3    something named does not exist, or input does not fit
     4    a database is down, not migrated or refuses; a migration failed
     5    a server cannot be reached or refuses: OPC UA or gRPC
     130  stopped by Ctrl-C
-    141  whoever read the output went away (`query | head`), as a shell reports it for other programs
 """
 
 from __future__ import annotations
@@ -46,7 +45,6 @@ class Exit(IntEnum):
     DATABASE = 4
     NETWORK = 5
     INTERRUPTED = 130
-    READER_GONE = 141
 
 
 # Name -> module:attribute, and its line in `scada-engine --help`, in the order in which a newcomer needs them.
@@ -131,5 +129,5 @@ def run_command(arguments: list[str]) -> int:
     except BrokenPipeError:
         # Python flushes stdout once more at exit; it must not meet the closed pipe again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Exit.READER_GONE
+        return Exit.OTHER
     return Exit.DONE if status is None else int(status)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
+
 from engine.errors import InvalidInput
 
 _UNITS = {
@@ -44,6 +46,5 @@ def to_us(moment: datetime) -> int:
 
 def iso_us(time_us: int) -> str:
     """Return a reading's time as ISO 8601 in UTC, to the microsecond."""
-    return (
-        (_EPOCH + timedelta(microseconds=time_us)).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    )
+    # Not datetime: devices with a broken clock send years beyond 9999.
+    return f"{np.datetime64(time_us, 'us')}Z"

@@ -26,7 +26,14 @@ from google.rpc.error_details_pb2 import BadRequest
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
-from engine.errors import DatabaseNotMigrated, DatabaseUnavailable, InvalidInput, NotFound, ScadaError
+from engine.errors import (
+    ConnectionRefused,
+    DatabaseNotMigrated,
+    DatabaseUnavailable,
+    InvalidInput,
+    NotFound,
+    ScadaError,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -143,5 +150,5 @@ def error_of(exc: grpc.RpcError, address: str) -> ScadaError:
                 first = found.field_violations[0]
                 return kind(first.field, first.description)
     if code is grpc.StatusCode.UNAVAILABLE:
-        return ScadaError(f"the gRPC front at {address} is not available: {said}")
+        return ConnectionRefused(f"the gRPC front at {address} is not available: {said}")
     return ScadaError(f"the gRPC front at {address} answered {code.name}: {said}")
