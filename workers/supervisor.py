@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from engine.metrics import MetricsPage, ProcessKind, ProcessState, SupervisorSlots
+from engine.metrics import MetricsPage, ProcessKind, ProcessState
 from workers.child import EXIT_CONFIGURATION, EXIT_FAILED, settings_to_fd, spawn
 
 if TYPE_CHECKING:
@@ -63,7 +63,6 @@ class Supervisor:
     settings: Settings
     page: MetricsPage = field(init=False)
     _children: list[_Child] = field(init=False)
-    _slots: SupervisorSlots = field(init=False)
     _settings_fd: int = field(init=False)
     _was_ready: bool = field(default=False, init=False)
     _failed: int | None = field(default=None, init=False)
@@ -71,7 +70,6 @@ class Supervisor:
     def __post_init__(self) -> None:
         shards = self.settings.worker_count()
         self.page = MetricsPage.create(shards)
-        self._slots = self.page.supervisor()
         self._settings_fd = settings_to_fd(self.settings)
         # The aggregator first: while the others still import their libraries it can already say who is not ready.
         self._children = [_Child(ProcessKind.AGGREGATOR, 0)]
@@ -125,7 +123,6 @@ class Supervisor:
                     child.kind, child.index, settings_fd=self._settings_fd, page_fd=self.page.fd
                 )
                 child.started_s = now_s
-                self._slots.started(child.kind, child.index, child.pid)
                 log.debug("started", child=child.name, pid=child.pid)
 
     def _reap(self) -> None:
@@ -140,7 +137,7 @@ class Supervisor:
         """Decide what follows: 1. a wrong configuration ends the engine; 2. anything else is started again, later."""
         lived_s = time.monotonic() - child.started_s
         reason = signal.Signals(-exit_code).name if exit_code < 0 else f"exit status {exit_code}"
-        self._slots.exited(child.kind, child.index, exit_code)
+        self.page.process_died(child.kind, child.index, exit_code)
         child.pid = None
         if exit_code == EXIT_CONFIGURATION and not self._was_ready:
             self._failed = EXIT_CONFIGURATION
@@ -190,7 +187,7 @@ class Supervisor:
         if pid:
             child.pid = None
             exit_code = os.waitstatus_to_exitcode(status)
-            self._slots.exited(child.kind, child.index, exit_code)
+            self.page.process_died(child.kind, child.index, exit_code)
             if exit_code != 0 and self._failed is None:
                 log.error("a child did not stop cleanly", child=child.name, exit_code=exit_code)
                 self._failed = EXIT_FAILED
