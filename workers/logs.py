@@ -50,12 +50,14 @@ with _as_if_not_installed("rich"):
 _QUIET_LOGGERS = ("asyncua", "grpc", "asyncio", "psycopg")
 # A server's error text can be as long as it likes.
 _MOST_CHARACTERS = 16_384
-_URL_WITH_PASSWORD = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*://[^\s:/@]*):\S*@")
+# Every repetition has a bound: these run over texts that a hostile server chose.
+_URL_WITH_PASSWORD = re.compile(r"(://[^\s:/@]{0,256}):\S{0,512}@")
 _NAMED_SECRET = re.compile(
-    r"""((?:password|passwd|secrets?(?:_?key)?)["']?\s*=\s*|(?:password|secrets?_?key)["']\s*:\s*)"""
-    r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s'"]\S*)""",
+    r"""((?:password|passwd|secrets?(?:_?key)?)["']?\s{0,8}=\s{0,8}|(?:password|secrets?_?key)["']\s{0,8}:\s{0,8})"""
+    r"""('(?:[^'\\]|\\.){0,512}'|"(?:[^"\\]|\\.){0,512}"|\S+)""",
     re.IGNORECASE,
 )
+_JSON_INT = 1 << 63
 _FIRST = ("timestamp", "level", "event", "process", "shard", "tenant", "connection")
 _SECRET_KEY = re.compile(r"password|passwd|secret", re.IGNORECASE)
 
@@ -118,7 +120,11 @@ def printable(_logger: object, _method: str, event: Event) -> Event:
 
 
 def _masked(value: Any) -> Any:
-    if value is None or isinstance(value, bool | int | float):
+    if (
+        value is None
+        or isinstance(value, bool | float)
+        or (isinstance(value, int) and -_JSON_INT <= value < _JSON_INT)
+    ):
         return value
     if isinstance(value, dict):
         return {
@@ -130,6 +136,8 @@ def _masked(value: Any) -> Any:
     text = value if isinstance(value, str) else str(value)
     if len(text) > _MOST_CHARACTERS:
         text = f"{text[:_MOST_CHARACTERS]}... ({len(text) - _MOST_CHARACTERS} characters more)"
+    # A lone surrogate is no text that could be written.
+    text = text.encode("utf-8", "backslashreplace").decode()
     return _NAMED_SECRET.sub(r"\1***", _URL_WITH_PASSWORD.sub(r"\1:***@", text))
 
 
@@ -145,11 +153,7 @@ def _naming(who: dict[str, str | int]) -> Processor:
 
 def _json(_logger: object, _method: str, event: Event) -> str:
     event = {key: event[key] for key in _FIRST if key in event} | dict(event)
-    # Numbers beyond 64 bits and lone surrogates are all that is left that JSON cannot hold.
-    try:
-        return orjson.dumps(event).decode()
-    except TypeError:
-        return orjson.dumps({key: ascii(value) for key, value in event.items()}).decode()
+    return orjson.dumps(event).decode()
 
 
 def _console_renderer() -> Processor:
