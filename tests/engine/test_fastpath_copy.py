@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+from array import array
 
 import numpy as np
 import pytest
@@ -129,7 +130,8 @@ WHOLE = bytes(encode(columns([(0, 1, 0, 1.5, "text"), (1, 2, 3, None, None)])))
 def test_a_stream_cut_off_at_any_byte_is_an_error_with_a_place() -> None:
     for size in range(len(WHOLE)):
         with pytest.raises(DatabaseError, match="at byte"):
-            decode_copy(WHOLE[:size])
+            # An array has no byte behind its end, where an address sanitizer would not see a read.
+            decode_copy(array("B", WHOLE[:size]))
 
 
 @settings(max_examples=100, deadline=None)
@@ -137,7 +139,7 @@ def test_a_stream_cut_off_at_any_byte_is_an_error_with_a_place() -> None:
 def test_a_changed_byte_gives_rows_or_an_error_and_nothing_else(place: int, byte: int) -> None:
     changed = WHOLE[:place] + bytes([byte]) + WHOLE[place + 1 :]
     with contextlib.suppress(DatabaseError):
-        assert len(decode_copy(changed)) <= len(WHOLE) // 38
+        assert len(decode_copy(array("B", changed))) <= len(WHOLE) // 38
 
 
 @pytest.mark.parametrize(
