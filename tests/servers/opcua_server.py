@@ -75,6 +75,10 @@ class ServerProcess:
         self._process.kill()
         self._process.wait(_STOP_DEADLINE_S)
 
+    def wait(self, deadline_s: float) -> int:
+        """Wait for the program's end and return its exit status. Raises subprocess.TimeoutExpired."""
+        return self._process.wait(deadline_s)
+
     def wait_ready(self, deadline_s: float) -> None:
         """Wait for the READY line. Raises ServerFailed with what the program printed."""
         give_up = time.monotonic() + deadline_s
