@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from hashlib import sha256
 from pathlib import Path
 from typing import NoReturn
 
@@ -37,6 +38,7 @@ from workers.cli.simulate import DEFAULT_PORT
 from workers.cli.steps import Steps
 from workers.cli.tenants import add_tenant
 from workers.embedded import EmbeddedPostgres
+from workers.embedded_binaries import server_user
 
 TENANT = "demo"
 MASTER = "scada_master"
@@ -111,11 +113,15 @@ class Demo:
     def _start_and_watch(self, stops: ExitStack) -> NoReturn:
         environment = os.environ | {name: os.environ.get(name, value) for name, value in _DEFAULTS.items()}
         settings = load(environment=environment)
+        postgres = EmbeddedPostgres(self._postgres_folder())
+        stops.callback(self._stop_postgres, postgres)
         simulator_port = self._port("the simulator", DEFAULT_PORT)
         # It is slow to start, so it starts while the database does.
         simulator = self._start_child("simulator", "simulate", "--port", str(simulator_port), stops=stops,
                                       environment=environment, deadline_s=_SIMULATOR_STOP_S)  # fmt: skip
-        postgres = self._start_postgres(stops)
+        with self._steps.step("starting PostgreSQL"):
+            postgres.start()
+        self._steps.say(f"note: {NOT_FOR_PRODUCTION}")
         environment |= {
             "DATABASE_URL": postgres.dsn(MASTER),
             "METRICS_PORT": str(self._port("metrics", settings.metrics_port)),
@@ -134,13 +140,19 @@ class Demo:
         _write_env(self._folder / "env", environment)
         self._watch(settings, postgres)
 
-    def _start_postgres(self, stops: ExitStack) -> EmbeddedPostgres:
-        postgres = EmbeddedPostgres(self._folder / "postgres")
-        with self._steps.step("starting PostgreSQL"):
-            postgres.start()
-        stops.callback(self._stop, "PostgreSQL", postgres.stop)
-        self._steps.say(f"note: {NOT_FOR_PRODUCTION}")
-        return postgres
+    def _postgres_folder(self) -> Path:
+        """Where the server's data goes: with ours, unless we are root and its user cannot go there (as below /root)."""
+        user = server_user()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if user.can_enter(self._folder):
+            return self._folder / "postgres"
+        # Root's own place for such data. The name leads from the same folder to the same data.
+        mark = sha256(os.fsencode(self._folder)).hexdigest()[:12]
+        folder = Path("/var/lib/scada-engine") / f"demo-{mark}"
+        self._steps.say(
+            f"note: user {user.name} cannot enter {self._folder}; the database's data is in {folder}"
+        )
+        return folder
 
     def _start_child(
         self, name: str, *arguments: str, stops: ExitStack, environment: Mapping[str, str], deadline_s: float
@@ -149,7 +161,7 @@ class Demo:
         log.mkdir(parents=True, exist_ok=True)
         child = ChildProcess.start(name, arguments, environment=environment, log_file=log / f"{name}.log")
         self._children.append(child)
-        stops.callback(self._stop, f"the {name}", lambda: child.stop(deadline_s=deadline_s))
+        stops.callback(self._stop_child, child, deadline_s)
         return child
 
     def _port(self, what: str, wanted: int) -> int:
@@ -179,14 +191,22 @@ class Demo:
                 if child.exit_status is not None:
                     raise _ChildEnded(child)
             if postgres.pid is None:
-                raise ScadaError(f"PostgreSQL ended; see {self._folder / 'postgres' / 'server.log'}")
+                raise ScadaError(f"PostgreSQL ended; see {postgres.folder / 'server.log'}")
         raise AssertionError("the watch has no end")
 
-    def _stop(self, what: str, stop: Callable[[], object]) -> None:
+    def _stop_child(self, child: ChildProcess, deadline_s: float) -> None:
+        if child.exit_status is not None:
+            return
         started_s = time.monotonic()
-        killed = stop() is False
-        how = "had to be killed" if killed else "stopped"
-        self._steps.say(f"{what} {how} ... {time.monotonic() - started_s:.1f} s")
+        how = "stopped" if child.stop(deadline_s=deadline_s) else "had to be killed"
+        self._steps.say(f"the {child.name} {how} ... {time.monotonic() - started_s:.1f} s")
+
+    def _stop_postgres(self, postgres: EmbeddedPostgres) -> None:
+        started_s = time.monotonic()
+        was_running = postgres.pid is not None
+        postgres.stop()
+        if was_running:
+            self._steps.say(f"PostgreSQL stopped ... {time.monotonic() - started_s:.1f} s")
 
     def _hurry(self, *_: object) -> None:
         """A second signal: the engine gives up what is not stored yet."""

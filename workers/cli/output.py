@@ -38,6 +38,9 @@ def print_json(value: Any) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print rows under their headings; numbers to the right, None as an empty cell."""
+    if not sys.stdout.isatty():
+        _print_plain(columns, [[printable(cell) for cell in row] for row in rows])
+        return
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
@@ -51,6 +54,14 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     console().print(table)
 
 
+def _print_plain(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table for programs that take columns apart: nothing is folded, cut or coloured."""
+    lines = [columns, *rows]
+    widths = [max(len(row[index]) for row in lines) for index in range(len(columns))]
+    for row in lines:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
 def note(message: str) -> None:
     """Tell the person something that is not the result."""
     click.echo(message, err=True)
@@ -58,8 +69,8 @@ def note(message: str) -> None:
 
 def printable(value: object) -> str:
     """Return text that is safe to print on one line."""
-    if value is None:
-        return ""
+    if value is None or isinstance(value, bool):
+        return {None: "", True: "yes", False: "no"}[value]
     text = f"{value:g}" if isinstance(value, float) else str(value)
     if text.isprintable():
         return text

@@ -75,6 +75,8 @@ def query(
         to_us=to_us(parse_moment("--to", to_text, now=now)),
         latest=latest,
     )
+    if wanted.from_us >= wanted.to_us:
+        raise InvalidInput("--to", f"{iso_us(wanted.to_us)} is not after --from, {iso_us(wanted.from_us)}")
     show = _print_lines if as_json else _print_csv if as_csv else _print_people
     with ReadingClient(address or f"127.0.0.1:{settings.grpc_port}", tenant) as client:
         show(_limited(_rows(client, wanted), limit))

@@ -51,6 +51,15 @@ _API_NAMES = {
     "after": "page_token",
     "cursor": "page_token",
 }
+# What says: not you, or not now; it is no answer to the request itself.
+_NOT_LET_IN = frozenset(
+    {
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+    }
+)
 
 
 class Refusal(Exception):
@@ -151,4 +160,5 @@ def error_of(exc: grpc.RpcError, address: str) -> ScadaError:
                 return kind(first.field, first.description)
     if code is grpc.StatusCode.UNAVAILABLE:
         return ConnectionRefused(f"the gRPC front at {address} is not available: {said}")
-    return ScadaError(f"the gRPC front at {address} answered {code.name}: {said}")
+    refused = ConnectionRefused if code in _NOT_LET_IN else ScadaError
+    return refused(f"the gRPC front at {address} answered {code.name}: {said}")
