@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 
+from tests.servers import debian_root
 from tests.servers.databases import MasterAndTenant, Server, migrated_master_and_tenant, temporary_database
-from tests.servers.debian_root import ServerMissing
 from tests.servers.embedded_postgres import embedded_postgres
-from tests.servers.timescale import timescale
+from tests.servers.timescale import needs_debian_root, timescale
 
 pytest_plugins = ["tests.servers.opcua_fixtures"]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Make the Debian root folder now if a test will want it: it takes longer than a test may."""
+    wanted = {name for item in session.items for name in getattr(item, "fixturenames", ())}
+    for_timescale = needs_debian_root() and not wanted.isdisjoint({"timescale_dsn", "any_server"})
+    if session.config.option.collectonly or debian_root.is_made():
+        return
+    if for_timescale or "open62541_server" in wanted:
+        terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+        if terminal is not None:
+            terminal.write_line("making the root folder for the test servers, once: a minute or two")
+        # Whoever needs the folder fails with the reason.
+        with suppress(debian_root.ServerMissing):
+            debian_root.debian_root()
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +36,7 @@ def timescale_dsn() -> Iterator[str]:
     with ExitStack() as stack:
         try:
             dsn = stack.enter_context(timescale())
-        except ServerMissing as exc:
+        except debian_root.ServerMissing as exc:
             pytest.fail(str(exc), pytrace=False)
         yield dsn
 

@@ -37,6 +37,7 @@ from workers.embedded_binaries import Binaries, ServerUser, find_binaries, serve
 
 _GUARD = Path(__file__).with_name("guarded_exec.py")
 _LOGIN = "scada"
+_OUT_OF_THE_WAY = Path("/var/lib/scada-engine")
 # Crash recovery replays at most max_wal_size of log; on a slow disk that takes its time.
 _START_DEADLINE_S = 120.0
 _FAST_STOP_S = 15.0
@@ -73,13 +74,13 @@ _SERVER_SETTINGS = {
 }
 
 
-def default_folder(checkout: Path) -> Path:
-    """Return `.scada/postgres` in the checkout, or below /var/lib where the server's user cannot enter that."""
-    if server_user().can_enter(checkout):
-        return checkout / ".scada" / "postgres"
-    # One folder for each checkout, as it would be inside them.
-    key = hashlib.sha256(os.fsencode(checkout.absolute())).hexdigest()[:8]
-    return Path("/var/lib/scada-engine") / f"postgres-{key}"
+def reachable_folder(wanted: Path) -> Path:
+    """Return `wanted`, or if the server's user cannot enter it (as below /root) a folder of its own in /var/lib."""
+    wanted = wanted.absolute()
+    there = next(folder for folder in (wanted, *wanted.parents) if folder.exists())
+    if server_user().can_enter(there):
+        return wanted
+    return _OUT_OF_THE_WAY / f"postgres-{hashlib.sha256(os.fsencode(wanted)).hexdigest()[:8]}"
 
 
 class EmbeddedPostgres:

@@ -40,9 +40,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scada-engine"
 
 
+def is_made() -> bool:
+    """Return whether `debian_root` would return at once."""
+    return _is_current(_place())
+
+
 def debian_root() -> Path:
     """Return the root folder, made now if it is missing or of other packages. Raises ServerMissing."""
-    root = cache_folder() / "debian-13"
+    root = _place()
     if _is_current(root):
         return root
     if os.geteuid() != 0:
@@ -65,6 +70,10 @@ def user_ids(root: Path, name: str) -> tuple[int, int]:
         if fields[0] == name:
             return int(fields[2]), int(fields[3])
     raise ServerMissing(f"{root} has no user {name}")
+
+
+def _place() -> Path:
+    return cache_folder() / "debian-13"
 
 
 def _is_current(root: Path) -> bool:

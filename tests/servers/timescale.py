@@ -97,6 +97,11 @@ def timescale() -> Iterator[str]:
         yield dsn
 
 
+def needs_debian_root() -> bool:
+    """Return whether `timescale` would use the Debian root folder on this machine."""
+    return not os.environ.get("SCADA_TEST_DATABASE_URL") and _installed_programs() is None
+
+
 def _installed_programs() -> Path | None:
     """Return the programs of the newest installed PostgreSQL that has TimescaleDB, in Debian's places."""
     for control in sorted(

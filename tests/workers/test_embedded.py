@@ -20,7 +20,7 @@ import pytest
 
 import workers.embedded_binaries
 from engine.errors import ConfigurationError, DatabaseUnavailable
-from workers.embedded import EmbeddedPostgres, default_folder
+from workers.embedded import EmbeddedPostgres, reachable_folder
 from workers.embedded_binaries import server_user
 
 needs_root = pytest.mark.skipif(
@@ -267,16 +267,19 @@ def test_a_folder_that_the_servers_user_cannot_enter_is_refused(tmp_path: Path) 
         EmbeddedPostgres(tmp_path / "postgres").start()
 
 
+def test_a_folder_that_the_servers_user_can_enter_is_taken_as_it_is(folder: Path) -> None:
+    assert reachable_folder(folder / "not/there/yet") == folder / "not/there/yet"
+
+
 @needs_root
-def test_the_default_folder_is_in_the_checkout_unless_the_servers_user_cannot_enter_that(
+def test_for_a_folder_that_the_servers_user_cannot_enter_there_is_always_the_same_other_one(
     tmp_path: Path,
 ) -> None:
     tmp_path.chmod(0o700)
-    assert default_folder(Path("/")) == Path("/.scada/postgres")
-    outside = default_folder(tmp_path)
+    outside = reachable_folder(tmp_path / "postgres")
     assert outside.parent == Path("/var/lib/scada-engine")
-    assert outside == default_folder(tmp_path)
-    assert outside != default_folder(tmp_path / "other")
+    assert outside == reachable_folder(tmp_path / "postgres")
+    assert outside != reachable_folder(tmp_path / "other")
 
 
 @needs_root
