@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from array import array
 
 import numpy as np
 import pytest
@@ -50,10 +49,10 @@ WHOLE = encode(
 )
 
 
-def exact(message: bytes) -> array[int]:
+def exact(message: bytes) -> memoryview:
     """Return the bytes in memory of just their size: bytes objects have a NUL behind them, where a read by one byte
     too many would go unseen by an address sanitizer (docs/development.md)."""
-    return array("B", message)
+    return np.frombuffer(message, np.uint8).copy().data
 
 
 def refused(message: bytes, *, capacity_rows: int = 1_000) -> MalformedMessage:
