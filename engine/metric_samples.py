@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from itertools import islice
 from operator import add
 from struct import Struct
 from typing import TYPE_CHECKING
@@ -49,6 +48,13 @@ def _tenant_struct() -> Struct:
 
 
 _TENANT = _tenant_struct()
+# Where each part is in what _TENANT unpacks; a sum follows its buckets.
+_COUNTERS = slice(4, 4 + len(Counter))
+_DROPPED = slice(_COUNTERS.stop, _COUNTERS.stop + len(DropReason))
+_GAUGES = slice(_DROPPED.stop, _DROPPED.stop + len(Gauge))
+_BATCH_ROWS = slice(_GAUGES.stop, _GAUGES.stop + len(BATCH_ROWS_BOUNDS) + 1)
+_WRITE_SECONDS = slice(_BATCH_ROWS.stop + 1, _BATCH_ROWS.stop + 1 + len(WRITE_SECONDS_BOUNDS) + 1)
+_OF_A_LIVING_WORKER = frozenset({Gauge.ACTIVE_CONNECTIONS, Gauge.MONITORED_ITEMS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,19 +146,18 @@ def read_tenant(u64: memoryview, base: int, *, exited: bool) -> TenantSample:
         if before % 2 == 0 and u64[base] == before:
             break
         time.sleep(_READ_PAUSE_S)
-    (_, active, slug_bytes, slug), numbers = words[:4], iter(words[4:])
-    counters, dropped = tuple(islice(numbers, len(Counter))), tuple(islice(numbers, len(DropReason)))
-    gauges: list[float] = list(islice(numbers, len(Gauge)))
+    _, active, slug_bytes, slug = words[:4]
+    gauges = words[_GAUGES]
     if exited:
-        gauges[Gauge.ACTIVE_CONNECTIONS] = gauges[Gauge.MONITORED_ITEMS] = 0.0
+        gauges = tuple(0.0 if gauge in _OF_A_LIVING_WORKER else value for gauge, value in enumerate(gauges))
     return TenantSample(
         slug=slug[:slug_bytes].decode(),
         active=bool(active),
-        counters=counters,
-        dropped=dropped,
-        gauges=tuple(gauges),
-        batch_rows=HistogramSample(tuple(islice(numbers, len(BATCH_ROWS_BOUNDS) + 1)), next(numbers)),
-        write_seconds=HistogramSample(tuple(islice(numbers, len(WRITE_SECONDS_BOUNDS) + 1)), next(numbers)),
+        counters=words[_COUNTERS],
+        dropped=words[_DROPPED],
+        gauges=gauges,
+        batch_rows=HistogramSample(words[_BATCH_ROWS], words[_BATCH_ROWS.stop]),
+        write_seconds=HistogramSample(words[_WRITE_SECONDS], words[_WRITE_SECONDS.stop]),
     )
 
 

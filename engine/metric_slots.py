@@ -140,20 +140,8 @@ class TenantSlots:
         """Set a gauge."""
         self._f64[self._base + _GAUGES + gauge] = value
 
-    def received(self, rows: int, *, in_flight: int) -> None:
-        """Count rows that came in, and how many are in memory now."""
-        with self:
-            self._u64[self._base + _COUNTERS + Counter.RECEIVED] += rows
-            self._f64[self._base + _GAUGES + Gauge.IN_FLIGHT] = in_flight
-
-    def committed(self, rows: int, *, in_flight: int) -> None:
-        """Count rows that the database has committed, and how many are in memory now."""
-        with self:
-            self._u64[self._base + _COUNTERS + Counter.COMMITTED] += rows
-            self._f64[self._base + _GAUGES + Gauge.IN_FLIGHT] = in_flight
-
     def observe_write(self, rows: int, seconds: float) -> None:
-        """Put a committed batch into the histograms; `committed` counts its rows."""
+        """Put a committed batch into the histograms; Counter.COMMITTED counts its rows."""
         u64, f64, base = self._u64, self._f64, self._base
         u64[base + _BATCH_ROWS + bisect_left(BATCH_ROWS_BOUNDS, rows)] += 1
         f64[base + _BATCH_ROWS_SUM] += rows

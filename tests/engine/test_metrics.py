@@ -32,6 +32,7 @@ from engine.metrics import (
     ProcessState,
     TenantSample,
 )
+from tests.engine.counting import committed, received
 
 _DEADLINE_S = 20.0
 
@@ -58,7 +59,8 @@ def words_of(page: MetricsPage) -> list[int]:
 @contextmanager
 def child(page: MetricsPage, body: str) -> Iterator[subprocess.Popen[str]]:
     """Run Python that has the page as `page`; it tells by a line on standard output how far it is."""
-    prelude = "import sys, time\nfrom engine.metrics import *\npage = MetricsPage.attach(int(sys.argv[1]))\n"
+    prelude = "import sys, time\nfrom engine.metrics import *\nfrom tests.engine.counting import *\n"
+    prelude += "page = MetricsPage.attach(int(sys.argv[1]))\n"
     process = subprocess.Popen(
         [sys.executable, "-c", prelude + body, str(page.fd)],
         pass_fds=[page.fd],
@@ -81,8 +83,8 @@ def line_of(process: subprocess.Popen[str]) -> str:
 
 def test_the_bytes_are_where_the_layout_says(page: MetricsPage) -> None:
     slots = page.shard(0).tenant("acme")
-    slots.received(7, in_flight=5)
-    slots.committed(2, in_flight=5)
+    received(slots, 7, in_flight=5)
+    committed(slots, 2, in_flight=5)
     slots.drop(DropReason.STOPPED, 1)
     slots.set(Gauge.DATABASE_UP, 1)
     slots.observe_write(50, 0.3)
@@ -135,13 +137,13 @@ def test_a_page_takes_memory_only_for_what_was_written() -> None:
 
 def test_a_tenant_that_moved_is_one_tenant_with_the_sum_of_its_shards(page: MetricsPage) -> None:
     old, new = page.shard(0).tenant("acme"), page.shard(1).tenant("acme")
-    old.received(10, in_flight=0)
-    old.committed(10, in_flight=0)
+    received(old, 10, in_flight=0)
+    committed(old, 10, in_flight=0)
     old.observe_write(10, 0.001)
     old.set(Gauge.DATABASE_UP, 1)
     old.set(Gauge.ACTIVE_CONNECTIONS, 2)
     old.set_active(False)
-    new.received(5, in_flight=5)
+    received(new, 5, in_flight=5)
     new.set(Gauge.DATABASE_UP, 1)
 
     tenant = page.snapshot().tenants["acme"]
@@ -175,8 +177,8 @@ def test_observations_on_a_bound_belong_to_its_bucket_and_above_the_last_to_one_
 
 def test_the_next_worker_finds_counters_as_they_were_and_gauges_at_zero(page: MetricsPage) -> None:
     slots = page.shard(0).tenant("acme")
-    slots.received(3, in_flight=3)
-    slots.committed(3, in_flight=0)
+    received(slots, 3, in_flight=3)
+    committed(slots, 3, in_flight=0)
     for gauge in Gauge:
         slots.set(gauge, 1)
     following = successor(page)
@@ -184,7 +186,7 @@ def test_the_next_worker_finds_counters_as_they_were_and_gauges_at_zero(page: Me
     sample = page.snapshot().tenants["acme"]
     assert not sample.active
     assert set(sample.gauges) == {0.0}
-    shard.tenant("acme").received(1, in_flight=1)
+    received(shard.tenant("acme"), 1, in_flight=1)
     sample = page.snapshot().tenants["acme"]
     assert sample.active
     assert sample.counters[Counter.RECEIVED] == 4
@@ -193,9 +195,9 @@ def test_the_next_worker_finds_counters_as_they_were_and_gauges_at_zero(page: Me
 
 def test_what_a_dead_worker_held_is_counted_as_dropped_once(page: MetricsPage) -> None:
     slots = page.shard(0).tenant("acme")
-    slots.received(100, in_flight=60)
+    received(slots, 100, in_flight=60)
     slots.drop(DropReason.UNKNOWN_HANDLE, 10)
-    slots.committed(30, in_flight=60)
+    committed(slots, 30, in_flight=60)
     for _ in range(2):
         following = successor(page)
         following.shard(0)
@@ -218,7 +220,7 @@ def test_a_worker_that_died_in_the_middle_of_a_change_does_not_stop_readers(page
 
 
 def test_claiming_a_block_twice_in_one_process_resets_nothing(page: MetricsPage) -> None:
-    page.shard(0).tenant("acme").received(5, in_flight=5)
+    received(page.shard(0).tenant("acme"), 5, in_flight=5)
     page.shard(0).tenant("acme").set(Gauge.WANTED_ITEMS, 3)
     assert page.snapshot().tenants["acme"].dropped == (0, 0, 0)
     assert page.snapshot().tenants["acme"].gauges[Gauge.WANTED_ITEMS] == 3
@@ -227,7 +229,7 @@ def test_claiming_a_block_twice_in_one_process_resets_nothing(page: MetricsPage)
 def test_a_change_in_several_steps_is_seen_as_one_and_may_be_nested(page: MetricsPage) -> None:
     slots = page.shard(0).tenant("acme")
     with slots.together():
-        slots.received(5, in_flight=5)
+        received(slots, 5, in_flight=5)
         assert words_of(page)[1024 + 512] % 2 == 1
     assert words_of(page)[1024 + 512] % 2 == 0
 
@@ -243,11 +245,11 @@ print("begun", flush=True)
 held = 0
 for rows in range(1, 1_000_000_000):
     held += rows
-    slots.received(rows, in_flight=held)
+    received(slots, rows, in_flight=held)
     with slots.together():
         slots.count(Counter.RECEIVED)
         slots.drop(DropReason.UNKNOWN_HANDLE)
-    slots.committed(held, in_flight=0)
+    committed(slots, held, in_flight=0)
     held = 0
 """
     with child(page, body) as process:
@@ -284,9 +286,9 @@ slots = shard.tenant("acme")
 shard.set_state(ProcessState.READY)
 print("begun", flush=True)
 while True:
-    slots.received(10, in_flight=10)
-    slots.committed(7, in_flight=3)
-    slots.committed(3, in_flight=0)
+    received(slots, 10, in_flight=10)
+    committed(slots, 7, in_flight=3)
+    committed(slots, 3, in_flight=0)
     slots.observe_write(10, 0.002)
 """
     seen: list[TenantSample] = []

@@ -23,6 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families as text_fami
 from engine.metrics import DropReason, Gauge, MetricsPage, ProcessKind, ProcessState, TenantSlots
 from engine.settings import Settings
 from engine.version import VERSION
+from tests.engine.counting import committed, received
 from workers.aggregator import settled
 from workers.child import EXIT_CONFIGURATION, settings_to_fd
 from workers.exposition import HEARTBEAT_FRESH_S
@@ -129,8 +130,8 @@ def running(page: MetricsPage) -> Iterator[Process]:
 
 
 def filled(slots: TenantSlots) -> TenantSlots:
-    slots.received(100, in_flight=100)
-    slots.committed(60, in_flight=38)
+    received(slots, 100, in_flight=100)
+    committed(slots, 60, in_flight=38)
     slots.drop(DropReason.UNKNOWN_HANDLE, 2)
     slots.observe_write(60, 0.02)
     slots.set(Gauge.ACTIVE_CONNECTIONS, 2)
@@ -194,7 +195,7 @@ def test_openmetrics_and_gzip_are_spoken_when_asked_for(page: MetricsPage, runni
 def test_a_tenant_that_nobody_works_for_keeps_its_counters_and_has_no_gauges(
     page: MetricsPage, running: Process
 ) -> None:
-    filled(page.shard(0).tenant("acme")).committed(38, in_flight=0)
+    committed(filled(page.shard(0).tenant("acme")), 38, in_flight=0)
     page.shard(0).tenant("acme").set_active(False)
     samples = running.samples()
     assert samples[key("scada_readings_ingested_total", tenant="acme")] == 98
@@ -288,8 +289,8 @@ async def test_a_difference_is_believed_only_when_it_stays(
     page: MetricsPage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost, late = page.shard(0).tenant("lost"), page.shard(0).tenant("late")
-    lost.received(5, in_flight=3)
-    late.received(5, in_flight=3)
+    received(lost, 5, in_flight=3)
+    received(late, 5, in_flight=3)
     take = page.snapshot
 
     def and_then_the_writer_goes_on() -> object:
@@ -308,11 +309,12 @@ def test_scrapes_beside_a_worker_that_is_killed_never_see_a_counter_go_back_or_a
     body = """
 import sys
 from engine.metrics import MetricsPage
+from tests.engine.counting import committed, received
 slots = MetricsPage.attach(int(sys.argv[1])).shard(0).tenant("acme")
 print("begun", flush=True)
 while True:
-    slots.received(10, in_flight=10)
-    slots.committed(10, in_flight=0)
+    received(slots, 10, in_flight=10)
+    committed(slots, 10, in_flight=0)
 """
     seen: list[float] = []
     for _ in range(3):
