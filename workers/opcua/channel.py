@@ -32,13 +32,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from asyncua.client.ua_session import UaSession
-    from asyncua.common.utils import Buffer
 
     from engine.settings import OpcuaSettings
+    from workers.opcua.seam import Answer
 
 log = structlog.get_logger(__name__)
 
 DEFAULT_PORT = 4_840
+# A server may revise the session's timeout to anything; more often than this we do not say that we live.
+_SESSION_LEAST_S = 1.0
 # Part 4, 5.6.2: a client renews the channel's token after 75 percent of its lifetime.
 _RENEW_AFTER = 0.75
 _MAX_MONITORED_ITEMS_PER_CALL = ua.NodeId(ua.Int32(11_714))
@@ -83,6 +85,11 @@ class Channel:
         """asyncua's session services; call them inside `translated`."""
         return self._client.uaclient.session
 
+    @property
+    def session_timeout_s(self) -> float:
+        """How long the server keeps a silent session, as it revised it; known after `open`."""
+        return max(self._client.session_timeout / 1_000, _SESSION_LEAST_S)
+
     @contextmanager
     def translated(self, doing: str) -> Iterator[None]:
         """Turn what asyncua and the socket raise into ConnectionRefused; `doing` is what was tried."""
@@ -102,8 +109,11 @@ class Channel:
     async def open(self, *, username: str | None, password: str | None) -> None:
         """Connect and activate a session. Raises ConnectionRefused, saying at which step and why."""
         client = self._client
-        with self.translated("cannot connect"):
-            await client.connect_socket()
+        try:
+            with self.translated("cannot connect"):
+                await client.connect_socket()
+        finally:
+            heed_cancellation()
         with self.translated("no OPC UA answer"):
             await client.send_hello()
         with self.translated("no secure channel"):
@@ -134,7 +144,7 @@ class Channel:
             value = read[0].Value.Value if read and read[0].Value is not None else 0
         return value if isinstance(value, int) and 0 < value <= 0xFFFF_FFFF else 0
 
-    def publish(self, acks: Sequence[tuple[int, int]]) -> asyncio.Future[Buffer]:
+    def publish(self, acks: Sequence[tuple[int, int]]) -> asyncio.Future[Answer]:
         """Send a publish request; see RawProtocol.publish."""
         return self.protocol.publish(acks)
 
@@ -201,6 +211,16 @@ class Channel:
                 await self._client.uaclient.close_session(delete_subscriptions=True)
             with self.translated("channel not closed"):
                 await self._client.close_secure_channel()
+
+
+def heed_cancellation() -> None:
+    """Raise CancelledError when this task was asked to end.
+
+    asyncio.wait_for, in which asyncua connects, loses a cancellation that comes with the result (before Python 3.12).
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _with_port(endpoint_url: str) -> str:

@@ -25,17 +25,17 @@ from engine._fastpath import decode_publish
 from engine.errors import ConnectionRefused
 from engine.metrics import Counter, DropReason
 from engine.outcomes import Outcome
-from workers.opcua.seam import status_name
+from workers.opcua.seam import body_of, status_name
 
 if TYPE_CHECKING:
     import numpy as np
-    from asyncua.common.utils import Buffer
     from numpy.typing import NDArray
 
     from engine._fastpath import Publish, Ring
     from engine.metrics import TenantSlots
     from engine.settings import OpcuaSettings
     from workers.opcua.channel import Channel
+    from workers.opcua.seam import Answer
     from workers.opcua.session import Sink
     from workers.opcua.subscribe import Subscription
 
@@ -80,7 +80,7 @@ class Pump:
         self._outstanding = 0
         self._sent = 0
         self._heard = False
-        self._arrived: deque[tuple[asyncio.Future[Buffer], int]] = deque()
+        self._arrived: deque[tuple[asyncio.Future[Answer], int]] = deque()
         self._wake = asyncio.Event()
         self._acks: list[tuple[int, int]] = []
         self._next_sequence: int | None = None
@@ -122,7 +122,7 @@ class Pump:
             self._sent += 1
             future.add_done_callback(self._on_response)
 
-    def _on_response(self, future: asyncio.Future[Buffer]) -> None:
+    def _on_response(self, future: asyncio.Future[Answer]) -> None:
         self._outstanding -= 1
         self._heard = True
         if future.cancelled():
@@ -131,11 +131,11 @@ class Pump:
         self._arrived.append((future, time.time_ns() // 1_000))
         self._wake.set()
 
-    def _decode(self, future: asyncio.Future[Buffer], received_us: int) -> Publish:
+    def _decode(self, future: asyncio.Future[Answer], received_us: int) -> Publish:
         exc = future.exception()
         if exc is not None:
             raise self._channel.failed(exc) from exc
-        return decode_publish(bytes(future.result()), self._ring, self._slots, received_us)
+        return decode_publish(body_of(future.result()), self._ring, self._slots, received_us)
 
     def _on_notification(self, said: Publish) -> None:
         counters = self._counters
@@ -207,7 +207,7 @@ class Pump:
 
         Ends the channel when that fails.
         """
-        interval_s = min(self._settings.session_timeout_s, self._subscription.lifetime_s) / _TOUCHES
+        interval_s = min(self._channel.session_timeout_s, self._subscription.lifetime_s) / _TOUCHES
         while True:
             sent = self._sent
             await asyncio.sleep(interval_s)

@@ -19,7 +19,7 @@ import structlog
 from engine.errors import ConnectionRefused, MalformedMessage, ScadaError
 from engine.metrics import Counter
 from workers.opcua.backoff import Backoff
-from workers.opcua.channel import Channel
+from workers.opcua.channel import Channel, heed_cancellation
 from workers.opcua.pump import Pump
 from workers.opcua.subscribe import Refusal, create_subscription, monitor
 
@@ -104,6 +104,7 @@ class Connector:
                 await self._hold()
             except ScadaError as exc:
                 error = exc
+            heed_cancellation()
             malformed = isinstance(error, MalformedMessage)
             if malformed:
                 self._counters.count(Counter.MALFORMED_MESSAGES)

@@ -7,6 +7,7 @@ kept per item.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 # Part 3, 8.2.4: longer names than this are no node ids.
 _NAME_MOST_CHARACTERS = 4_096
+_NODE_ID = re.compile(r"(?:ns=[0-9]{1,6};)?(?:i=[0-9]{1,11}|[sgb]=.+)", re.DOTALL)
 _TOO_MANY_AT_ONCE = frozenset({
     StatusCodes.BadTooManyOperations,
     StatusCodes.BadEncodingLimitsExceeded,
@@ -150,19 +152,20 @@ def _item(handle: int, node_id: ua.NodeId, settings: OpcuaSettings) -> ua.Monito
 
 def parse_node_id(text: str) -> ua.NodeId:
     """Return the node id written as in Part 6, 5.3.1.10 (ns=2;s=Well1.Pressure). Raises InvalidInput."""
+    # Checked here first: asyncua skips what it does not know, and reads 1_0 as a number.
+    if not _NODE_ID.fullmatch(text):
+        raise InvalidInput("node id", f"{text[:60]!r} is not a node id such as ns=2;s=Well1.Pressure")
     try:
         node_id = ua.NodeId.from_string(text)
     except (UaError, ValueError) as exc:
-        raise InvalidInput("node id", f"{text!r} is not a node id such as ns=2;s=Well1.Pressure") from exc
-    if isinstance(node_id, ua.ExpandedNodeId):
-        raise InvalidInput("node id", f"{text!r}: nsu= and svr= are not supported, use ns=")
-    if not 0 <= node_id.NamespaceIndex <= 0xFFFF:
-        raise InvalidInput("node id", f"{text!r}: the namespace is not between 0 and 65535")
-    identifier = node_id.Identifier
-    if isinstance(identifier, int) and not 0 <= identifier <= 0xFFFF_FFFF:
-        raise InvalidInput("node id", f"{text!r}: the number does not fit into 32 bits")
-    if isinstance(identifier, str | bytes) and not 0 < len(identifier) <= _NAME_MOST_CHARACTERS:
         raise InvalidInput(
-            "node id", f"{text[:60]!r}: the name is empty or longer than {_NAME_MOST_CHARACTERS}"
-        )
+            "node id", f"{text[:60]!r} is not a node id such as ns=2;s=Well1.Pressure"
+        ) from exc
+    if node_id.NamespaceIndex > 0xFFFF:
+        raise InvalidInput("node id", f"{text[:60]!r}: the namespace is not between 0 and 65535")
+    identifier = node_id.Identifier
+    if isinstance(identifier, int) and identifier > 0xFFFF_FFFF:
+        raise InvalidInput("node id", f"{text[:60]!r}: the number does not fit into 32 bits")
+    if isinstance(identifier, str | bytes) and len(identifier) > _NAME_MOST_CHARACTERS:
+        raise InvalidInput("node id", f"{text[:60]!r}: the name is longer than {_NAME_MOST_CHARACTERS}")
     return node_id

@@ -1,0 +1,52 @@
+"""What the tests of workers.opcua share: a plant (a real OPC UA server), and a tenant that connects to it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from engine.metrics import MetricsPage
+from tests.servers.cutting_proxy import CuttingProxy
+from tests.workers.opcua.plant import Plant
+from tests.workers.opcua.tenant import Tenant
+
+
+@pytest.fixture(scope="session")
+def one_plant() -> Iterator[Plant]:
+    """The server that all tests share."""
+    plant = Plant()
+    yield plant
+    plant.close()
+
+
+@pytest.fixture
+async def plant(one_plant: Plant) -> Plant:
+    """A running OPC UA server without subscriptions whose tags are 0.0."""
+    await one_plant.start()
+    await one_plant.forget()
+    return one_plant
+
+
+@pytest.fixture
+def page() -> Iterator[MetricsPage]:
+    """A metrics page of one shard."""
+    page = MetricsPage.create(1)
+    yield page
+    page.close()
+
+
+@pytest.fixture
+async def tenant(page: MetricsPage) -> AsyncIterator[Tenant]:
+    """A tenant whose connections are cancelled at the end."""
+    tenant = Tenant(page.shard(0).tenant("test"), page)
+    yield tenant
+    await tenant.stop()
+
+
+@pytest.fixture
+async def proxy(plant: Plant) -> AsyncIterator[CuttingProxy]:
+    """A proxy in front of the plant."""
+    proxy = await CuttingProxy.start("127.0.0.1", plant.port)
+    yield proxy
+    await proxy.stop()
