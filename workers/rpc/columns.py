@@ -74,7 +74,7 @@ def batch_of(columns: ReadingColumns) -> Batch:
             f"the columns of an answer do not fit together: {rows} times, lengths {sorted(lengths)}"
         )
     batch.kind[null_rows] = Kind.NULL
-    batch.kind[text_rows] |= Kind.TEXT
+    batch.kind[text_rows] |= np.uint8(Kind.TEXT)
     return batch
 
 

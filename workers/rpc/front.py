@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import signal
+import socket
 from typing import TYPE_CHECKING
 
 import grpc
@@ -124,12 +125,11 @@ class Front:
         )
         await self._set_serving(False)
         wanted = self._settings.grpc_port
+        _check_free(self._host, wanted)
         try:
             self.port = self._server.add_insecure_port(f"{self._host}:{wanted}")
         except RuntimeError as exc:
-            raise ConfigurationError(
-                f"grpc_port: port {wanted} on {self._host} cannot be opened; another program probably has it"
-            ) from exc
+            raise _port_error(self._host, wanted, str(exc)) from exc
         await self._server.start()
         log.info("gRPC port open", address=f"{self._host}:{self.port}")
 
@@ -189,3 +189,18 @@ def _loopback(host: str) -> str:
             " it is open to this machine only"
         )
     return f"[{address}]" if address.version == 6 else str(address)
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raise ConfigurationError when the port cannot be opened. gRPC would say so in many lines of its own."""
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), port))
+        except OSError as exc:
+            raise _port_error(host, port, exc.strerror or str(exc)) from exc
+
+
+def _port_error(host: str, port: int, reason: str) -> ConfigurationError:
+    return ConfigurationError(f"grpc_port: port {port} on {host} cannot be opened: {reason}")
