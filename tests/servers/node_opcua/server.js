@@ -107,7 +107,8 @@ async function main() {
     await server.initialize();
     const { addressSpace } = server.engine;
     const namespace = addressSpace.getOwnNamespace();
-    const folder = (name) => namespace.addFolder(addressSpace.rootFolder.objects, { browseName: name, nodeId: `s=${name}` });
+    const { objects } = addressSpace.rootFolder;
+    const folder = (name) => namespace.addFolder(objects, { browseName: name, nodeId: `s=${name}` });
     addTags(folder("Tags"));
     addTypes(folder("Types"));
     await server.start();
