@@ -11,7 +11,7 @@ anything. In return it is no snapshot: what is stored while it runs appears in t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -51,10 +51,9 @@ _QUERY_TIMEOUT_S = 30.0
 # A page of few tags is one query over the whole range; beyond this number of index entries it goes slice by slice.
 _MOST_ENTRIES_AT_ONCE = 1_000_000
 _FIRST_SLICE_US = 3_600_000_000
-_LEAST_SLICE_US = 1_000
 # Slices are planned to bring a little less than a batch, so that most of them are not cut.
 _AIM = 0.8
-_MOST_GROWTH = 8
+_MOST_CHANGE = 8
 
 # Rows taken from libpq before the event loop gets its turn: about 5 ms.
 _ROWS_PER_TURN = 8_192
@@ -189,7 +188,7 @@ class Readings:
         tag_ids: Sequence[int] | None = None,
         well_id: UUID | None = None,
         rows_per_batch: int = 10_000,
-    ) -> AsyncIterator[Batch]:
+    ) -> AsyncGenerator[Batch, None]:
         """Yield all readings in [from_us, to_us) in the order of (ts, tag_id), at most `rows_per_batch` at a time.
 
         Raises as `range` does, before the first batch for anything that is wrong with the request.
@@ -224,18 +223,16 @@ class Readings:
         *,
         width_us: int,
         after: Cursor | None,
-    ) -> AsyncIterator[Batch]:
+    ) -> AsyncGenerator[Batch, None]:
         """Yield the readings of one slice of time after the other, empty ones left out; begin with `width_us`."""
         start_us = from_us if after is None else after.ts_us
         while start_us < to_us and tag_ids:
             end_us = min(start_us + width_us, to_us)
             batch = await self._fetch(_page(tag_ids, start_us, end_us, most_rows, after))
-            cut = len(batch) == most_rows
-            covered_us = int(batch.ts_us[-1]) - start_us if cut else end_us - start_us
-            after = Cursor.after(batch, after) if cut else None
-            start_us = after.ts_us if after else end_us
-            planned_us = int(covered_us * _AIM * most_rows / max(len(batch), 1))
-            width_us = max(_LEAST_SLICE_US, min(planned_us, width_us * _MOST_GROWTH))
+            after = Cursor.after(batch, after) if len(batch) == most_rows else None
+            reached_us = after.ts_us if after else end_us
+            width_us = _next_width_us(width_us, reached_us - start_us, len(batch) / most_rows)
+            start_us = reached_us
             if len(batch):
                 yield batch
 
@@ -271,6 +268,14 @@ def _page(
         limit=sql.Literal(limit),
         skip=sql.Literal(skip),
     )
+
+
+def _next_width_us(width_us: int, covered_us: int, filled: float) -> int:
+    """Return how wide the next slice should be, when the last one filled this part of a batch in `covered_us`."""
+    if covered_us == 0:  # more rows at one moment than fit: that says nothing about what follows
+        return width_us
+    wanted_us = int(covered_us * _AIM / filled) if filled else width_us * _MOST_CHANGE
+    return max(1, width_us // _MOST_CHANGE, min(wanted_us, width_us * _MOST_CHANGE))
 
 
 def _take_rows(pgconn: PGconn, into: bytearray) -> PQGen[bool]:

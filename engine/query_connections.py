@@ -8,12 +8,12 @@ user failed is closed, never given to the next one.
 from __future__ import annotations
 
 import asyncio
+import select
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 from psycopg.pq import TransactionStatus
 
 from engine.database import connect
@@ -91,9 +91,12 @@ class QueryConnections:
 
 
 def _usable(connection: AsyncConnection[Any]) -> bool:
-    """Tell whether a connection that lay idle still stands, as far as this end knows; asks nobody."""
-    try:
-        connection.pgconn.consume_input()  # finds the server's goodbye, if it sent one
-    except psycopg.Error:
+    """Tell whether a connection that lay idle still stands, as far as this end knows; asks nobody.
+
+    Nothing is sent to an idle connection but a goodbye, or news of a changed server setting.
+    """
+    if connection.closed or connection.pgconn.transaction_status != TransactionStatus.IDLE:
         return False
-    return connection.pgconn.transaction_status == TransactionStatus.IDLE
+    waiting = select.poll()
+    waiting.register(connection.pgconn.socket, select.POLLIN)
+    return not waiting.poll(0)

@@ -62,10 +62,9 @@ ENDPOINT = "opc.tcp://127.0.0.1:4840"
 def test_a_connection_that_does_not_fit_is_refused_by_field_and_value(
     changes: dict[str, Any], field: str, said: str
 ) -> None:
+    new: dict[str, Any] = {"well_id": UUID(int=1), "name": "RTU", "endpoint_url": ENDPOINT} | changes
     with pytest.raises(InvalidInput) as raised:
-        check_connection(
-            NewConnection(**{"well_id": UUID(int=1), "name": "RTU", "endpoint_url": ENDPOINT} | changes)
-        )
+        check_connection(NewConnection(**new))
     assert raised.value.field == field
     assert said in str(raised.value)
     assert "hunter2" not in str(raised.value)
