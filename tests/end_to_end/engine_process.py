@@ -19,9 +19,10 @@ from urllib.error import HTTPError, URLError
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from workers.child import follow_parent
-
 T = TypeVar("T")
+REPOSITORY = Path(__file__).parents[2]
+# Makes a program end with the process that started it; used here so that a killed test run leaves no engine behind.
+GUARD = REPOSITORY / "workers" / "guarded_exec.py"
 _START_S = 20.0
 
 
@@ -80,7 +81,9 @@ class Engine:
 
         def ready() -> bool:
             if self.process.poll() is not None:
-                raise AssertionError(f"the engine ended with {self.process.returncode}:\n{self.log.read_text()}")
+                raise AssertionError(
+                    f"the engine ended with {self.process.returncode}:\n{self.log.read_text()}"
+                )
             return self.get("/readyz")[0] == 200
 
         until("the engine is ready", ready, timeout_s=_START_S)
@@ -101,7 +104,9 @@ class Engine:
 
 
 @contextlib.contextmanager
-def running_engine(master_dsn: str, folder: Path, *, workers: int = 2, **environment: str) -> Iterator[Engine]:
+def running_engine(
+    master_dsn: str, folder: Path, *, workers: int = 2, **environment: str
+) -> Iterator[Engine]:
     """Run `scada-engine run` on free ports with a short flush interval; kill what is left at the end."""
     metrics_port, grpc_port = free_port(), free_port()
     log = folder / "engine.log"
@@ -115,14 +120,23 @@ def running_engine(master_dsn: str, folder: Path, *, workers: int = 2, **environ
         "SCADA_OPCUA__SAMPLING_INTERVAL_MS": "100",
         **environment,
     }
-    parent = os.getpid()
+    guard = [sys.executable, "-I", "-S", str(GUARD), str(os.getpid()), "-", "-"]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "workers.cli", "run", "--workers", str(workers), "--log-format", "json"],
+            [
+                *guard,
+                sys.executable,
+                "-m",
+                "workers.cli",
+                "run",
+                "--workers",
+                str(workers),
+                "--log-format",
+                "json",
+            ],
             env=variables,
             stdout=output,
             stderr=subprocess.STDOUT,
-            preexec_fn=lambda: follow_parent(parent, signal.SIGKILL),
         )
     engine = Engine(process, metrics_port, grpc_port, log)
     try:

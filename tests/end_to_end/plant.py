@@ -1,4 +1,4 @@
-"""A tenant that reads from a test server: its well, connection and tags in the catalog, and what the database then holds."""
+"""A tenant that reads from a test server: its well, connection and tags, and what its database then holds."""
 
 from __future__ import annotations
 
