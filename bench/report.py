@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +41,7 @@ class Report:
     figures: dict[str, float]
     targets: Sequence[Target]
     meaning: dict[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
     @property
     def holds(self) -> bool:
@@ -68,6 +69,7 @@ class Report:
         """Print the table."""
         targets = {target.figure: target for target in self.targets}
         table = Table("figure", "value", "target", "holds", "meaning", title=f"bench {self.bench}")
+        table.columns[0].no_wrap = True
         for column in table.columns[1:3]:
             column.justify = "right"
         for name, value in self.figures.items():
@@ -76,6 +78,8 @@ class Report:
             limit = "" if target is None else f"{target.op} {target.limit:g}"
             table.add_row(name, _digits(value), limit, verdict, self.meaning.get(name, ""))
         console.print(table)
+        for note in self.notes:
+            console.print(note, markup=False)
 
 
 def _digits(value: float) -> str:
@@ -104,7 +108,7 @@ def _cpu_model() -> str:
 
 
 def interleaved(
-    rounds: int, measures: dict[str, Callable[[], float]], progress: Progress
+    rounds: int, measures: Mapping[str, Callable[[], float]], progress: Progress
 ) -> dict[str, list[float]]:
     """Run each measure once a round, beginning with another one each time; return their results by round.
 

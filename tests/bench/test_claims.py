@@ -1,0 +1,100 @@
+"""python -m bench: its command line and its JSON are a contract, and claims measure what they say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from bench import copy
+from bench.report import Report, Target, interleaved, median_ratio
+from tests.servers.databases import Server
+
+ROOT = Path(__file__).parents[2]
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m bench` as a person would."""
+    return subprocess.run(
+        [sys.executable, "-m", "bench", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def test_without_a_name_the_claims_are_listed() -> None:
+    done = bench()
+    assert done.returncode == 0
+    assert "decode" in done.stdout
+    assert "copy" in done.stdout
+
+
+def test_an_unknown_claim_is_an_error_that_names_those_there_are() -> None:
+    done = bench("decoding")
+    assert done.returncode == 2
+    assert "there is no claim 'decoding'; there are: decode, copy, all" in done.stderr
+
+
+def test_decode_prints_one_json_object_as_its_last_line_and_holds_its_target() -> None:
+    done = bench("decode", "--json")
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert list(said) == ["bench", "figures", "targets", "machine"]
+    assert said["bench"] == "decode"
+    assert set(said["figures"]) == {"ns_per_value", "baseline_ns_per_value", "us_per_message", "speedup"}
+    (target,) = said["targets"]
+    assert target == {"figure": "ns_per_value", "op": "<=", "limit": 60, "holds": target["holds"]}
+    assert target["holds"] == (said["figures"]["ns_per_value"] <= 60)
+    assert done.returncode == (0 if target["holds"] else 1)
+    assert said["figures"]["speedup"] > 100
+
+
+def test_copy_measures_the_mode_that_the_server_has(
+    any_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copy, "ROUNDS", 1)
+    monkeypatch.setattr(copy, "ROWS", 2_000)
+    monkeypatch.setattr(copy, "BATCH_ROWS", (1_000, 2_000))
+    monkeypatch.setattr(copy, "UNNEST_BATCH_ROWS", 1_000)
+    steps: list[tuple[int, int]] = []
+    report = copy.run(lambda done, total: steps.append((done, total)), dsn=any_server.dsn)
+    (target,) = report.targets
+    mode = target.figure.removesuffix("_vs_preencoded")
+    assert (mode == "plain") == (any_server.kind == "embedded")
+    assert {f"{mode}_rows_per_s", f"{mode}_vs_preencoded", f"{mode}_vs_unnest"} <= set(report.figures)
+    assert all(value > 0 for value in report.figures.values())
+    assert steps[-1] == (5, 5)
+
+
+@pytest.mark.parametrize(
+    ("op", "value", "holds"), [("<=", 5.0, True), ("<=", 5.1, False), (">=", 4.9, False)]
+)
+def test_a_report_holds_when_each_figure_keeps_its_limit(op: str, value: float, holds: bool) -> None:
+    report = Report("name", {"figure": value}, [Target("figure", op, 5.0)])  # type: ignore[arg-type]
+    assert report.holds is holds
+    assert report.as_json()["targets"][0]["holds"] is holds
+    console = Console(record=True, width=100)
+    report.show(console)
+    assert ("NO" in console.export_text()) is not holds
+
+
+def test_measures_take_turns_and_begin_with_another_one_each_round() -> None:
+    order: list[str] = []
+
+    def measure(name: str) -> float:
+        order.append(name)
+        return float(len(order))
+
+    results = interleaved(2, {"a": lambda: measure("a"), "b": lambda: measure("b")}, lambda *_: None)
+    assert order == ["a", "b", "b", "a"]
+    assert results == {"a": [1.0, 4.0], "b": [2.0, 3.0]}
+
+
+def test_ratios_are_made_within_a_round() -> None:
+    assert median_ratio([10.0, 200.0, 30.0], [1.0, 100.0, 1.0]) == 10.0
