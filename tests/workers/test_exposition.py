@@ -36,8 +36,10 @@ class Whole:
         tenants = list(self.sample.tenants.values())
         differences = {slug: tenant.accounting_difference for slug, tenant in self.sample.tenants.items()}
         for family in TENANT_FAMILIES:
+            shown = [tenant for tenant in tenants if tenant.active or not family.active_only]
             yield family.metric(
-                [family.column(tenants, differences, second) for second in range(len(family.second_values))]
+                [tenant.slug for tenant in shown],
+                [family.numbers(shown, differences, second) for second in range(len(family.second_values))],
             )
         yield from process_families(self.sample)
 
@@ -79,8 +81,22 @@ def test_the_text_says_what_prometheus_client_would_say(page: MetricsPage, accep
             [(name, number) for name, number in numbers_of(rendered.decode()) if "resident" not in name]
             for rendered in (text, encoder(Whole(sample)))
         )
-        # Within a family with a second label, we go by that label and prometheus_client by our order of filling it.
         assert ours == theirs
+
+
+def test_the_text_follows_tenants_that_come_and_go(page: MetricsPage) -> None:
+    exposition = Exposition()
+
+    def up_lines() -> set[bytes]:
+        sample = page.snapshot()
+        text, _ = exposition.render(sample, dict.fromkeys(sample.tenants, 0), "")
+        return {line for line in text.splitlines() if line.startswith(b"scada_database_up")}
+
+    before = up_lines()
+    page.shard(0).tenant("100%d")
+    assert up_lines() - before == {b'scada_database_up{tenant="100%d"} 0'}
+    page.shard(0).tenant("100%d").set_active(False)
+    assert up_lines() == before
 
 
 def test_a_page_without_tenants_is_still_valid_text() -> None:
