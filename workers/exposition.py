@@ -1,9 +1,9 @@
 """The page as Prometheus text: which families there are, and how a snapshot becomes their lines.
 
-It negotiates the format by prometheus_client and lets it render every family; but that takes 10 us a line, 50 ms for
-300 tenants. So families with a line a tenant are rendered by it once, with a placeholder, and that line is repeated here
-for each tenant, to a text in which only the numbers change: the same text in a tenth of the time (a test compares).
-Slugs need no escaping: the page refuses those that would.
+prometheus_client negotiates the format and renders every family; but that takes 10 us a line, 50 ms for 300 tenants.
+So a family with a line a tenant is rendered by it once, with a placeholder for the tenant, and that line is repeated
+here: the same text in a tenth of the time (a test compares the two). Slugs need no escaping: the page refuses those
+that would.
 """
 
 from __future__ import annotations
