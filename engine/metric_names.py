@@ -116,7 +116,8 @@ COUNTERS = {
         "scada_backpressure_pauses_total", "Times publishing stopped because the tenant's ring was full."
     ),
     Counter.MISSED_MESSAGES: Described(
-        "scada_missed_messages_total", "Publish responses that a server sent, by their numbers, and we never received."
+        "scada_missed_messages_total",
+        "Publish responses that a server sent, by their numbers, and we never received.",
     ),
 }
 DROPPED = Described(
