@@ -126,7 +126,10 @@ class Channel:
             await client.activate_session(username=username, password=password)
 
     def _protect_password(self) -> None:
-        """Choose a user token policy that encrypts, or refuse: the channel itself does not encrypt."""
+        """Choose a user token policy that encrypts, or refuse: the channel itself does not encrypt.
+
+        It encrypts for the certificate of whoever answers at the address; nothing vouches for that certificate yet.
+        """
         offered = self._client.user_name_policies
         if not offered:
             raise ConnectionRefused("the server does not accept user names")

@@ -54,8 +54,8 @@ Answer = Buffer | memoryview
 
 # At INFO asyncua formats whole requests and results.
 logging.getLogger("asyncua").setLevel(logging.WARNING)
-# Its warning at each connect that the server revised the session's timeout is no news: the revised value is used.
-logging.getLogger("asyncua.client.client").setLevel(logging.ERROR)
+# Its client warns at each connect of a revised session timeout, and of each ServiceFault, which the caller reports.
+logging.getLogger("asyncua.client").setLevel(logging.ERROR)
 
 # What our Hello says we can receive: asyncua's default, and what a server may fill a chunk up to (Part 6, 7.1.2.3).
 CHUNK_MOST_BYTES = 65_536

@@ -82,15 +82,21 @@ class Plant:
             for name in TAGS:
                 await self._write(name, 0.0, 0)
             return
-        server = Server()
+        server = self._make()
         await server.init()
         server.set_endpoint(self.endpoint)
-        server.set_security_policy([ua.SecurityPolicyType.NoSecurity])
+        await self._secure(server)
         for name in TAGS:
             node_id = ua.NodeId.from_string(f"ns=1;s={name}")
             self._nodes[name] = await server.nodes.objects.add_variable(node_id, name, 0.0)
         await server.start()
         self._server = server
+
+    def _make(self) -> Server:
+        return Server()
+
+    async def _secure(self, server: Server) -> None:
+        server.set_security_policy([ua.SecurityPolicyType.NoSecurity])
 
     async def _stop(self) -> None:
         if self._server is not None:

@@ -120,13 +120,6 @@ async def test_what_cannot_work_says_why(
     assert words in tenant.sink.error
 
 
-async def test_a_password_is_not_sent_in_clear(plant: Plant, tenant: Tenant) -> None:
-    tenant.connect(connection(plant.endpoint, "ns=1;s=pressure", username="operator", password="secret-42"))
-    await until(lambda: bool(tenant.sink.reports))
-    assert tenant.sink.error.startswith("the password is not sent: ")
-    assert "secret-42" not in tenant.sink.error
-
-
 async def test_an_unreadable_publish_response_is_counted_and_the_connection_made_again(
     plant: Plant, proxy: CuttingProxy, tenant: Tenant
 ) -> None:
