@@ -103,7 +103,9 @@ class Worker:
         await self._stop_tenants(leaving, self._settings.stop_deadline_s)
         fresh = [self._start(tenant) for slug, tenant in wanted.items() if slug not in self._running]
         if self._becoming_ready is None:
-            self._becoming_ready = asyncio.create_task(self._become_ready(fresh))
+            self._becoming_ready = asyncio.create_task(
+                self._become_ready([runner for runner in fresh if runner is not None])
+            )
 
     async def _become_ready(self, runners: list[TenantRunner]) -> None:
         """Tell that we are ready once every tenant of the first list was tried, without holding up the next list."""
@@ -119,8 +121,14 @@ class Worker:
                 del self._running[slug]
                 log.error("a tenant stopped in a way nobody foresaw", tenant=slug, exc_info=task.exception())
 
-    def _start(self, tenant: catalog.Tenant) -> TenantRunner:
-        runner = TenantRunner(tenant, settings=self._settings, counters=self._slots.tenant(tenant.slug))
+    def _start(self, tenant: catalog.Tenant) -> TenantRunner | None:
+        """Start a tenant; one that cannot be counted for is named, and does not hold up the others."""
+        try:
+            counters = self._slots.tenant(tenant.slug)
+        except ScadaError as exc:
+            log.error("a tenant is left out", tenant=tenant.slug, error=str(exc))
+            return None
+        runner = TenantRunner(tenant, settings=self._settings, counters=counters)
         self._running[tenant.slug] = (runner, asyncio.create_task(runner.run(), name=f"tenant {tenant.slug}"))
         return runner
 

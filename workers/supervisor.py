@@ -187,7 +187,6 @@ class Supervisor:
         if pid:
             child.pid = None
             exit_code = os.waitstatus_to_exitcode(status)
-            self.page.process_died(child.kind, child.index, exit_code)
             if exit_code != 0 and self._failed is None:
                 log.error("a child did not stop cleanly", child=child.name, exit_code=exit_code)
                 self._failed = EXIT_FAILED

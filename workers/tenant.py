@@ -87,8 +87,7 @@ class TenantRunner:
             self.attempted.set()
             if rows := self._pipeline.abandon():
                 log.error("readings were not stored: the worker had to stop first", rows=rows)
-            self._counters.set(Gauge.ACTIVE_CONNECTIONS, 0)
-            self._counters.set(Gauge.MONITORED_ITEMS, 0)
+            self._counters.set_active(False)
             await self._store.close()
 
     def stop(self) -> None:

@@ -153,8 +153,9 @@ class Pump:
         self._acks.append((said.subscription_id, said.sequence_number))
         self._check_sequence(said.sequence_number, next_message=False)
         if said.unknown_handles:
-            counters.count(Counter.RECEIVED, said.unknown_handles)
-            counters.drop(DropReason.UNKNOWN_HANDLE, said.unknown_handles)
+            with counters.together():
+                counters.count(Counter.RECEIVED, said.unknown_handles)
+                counters.drop(DropReason.UNKNOWN_HANDLE, said.unknown_handles)
         if said.events:
             counters.count(Counter.EVENTS_SKIPPED, said.events)
         if said.status_change is not None and said.outcome == Outcome.STATUS_CHANGE:
