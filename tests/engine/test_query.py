@@ -14,7 +14,7 @@ import pytest
 from engine import catalog
 from engine.database import connect
 from engine.errors import DatabaseNotMigrated, DatabaseUnavailable, InvalidInput, NotFound
-from engine.query import Cursor, Readings, _page
+from engine.query import _BEGIN, Cursor, Readings, _page
 from engine.readings import Batch, Kind
 from engine.settings import Settings
 from engine.store import Store
@@ -317,11 +317,12 @@ async def test_a_database_that_is_not_migrated_or_not_there_says_so(
 # How it is done
 
 
+@pytest.mark.parametrize("analyzed", [True, False])
 @pytest.mark.parametrize("after", [None, Cursor(BASE_US + DAY_US, 4, 3)])
-async def test_a_range_by_tag_reads_the_index_and_nothing_else(
-    database: Database, store: Store, wells: dict[str, UUID], after: Cursor | None
+async def test_a_range_by_tag_reads_the_index_in_its_order_and_nothing_else(
+    database: Database, store: Store, wells: dict[str, UUID], after: Cursor | None, analyzed: bool
 ) -> None:
-    """20 000 rows of 10 tags over 10 days: a scan of the table would be the planner's choice without the index."""
+    """20 000 rows of 10 tags over 10 days; also when the planner knows nothing of the newest chunk yet."""
     places = np.arange(20_000)
     await store.write(
         Batch(
@@ -332,13 +333,23 @@ async def test_a_range_by_tag_reads_the_index_and_nothing_else(
             kind=np.full(len(places), Kind.NUMBER, np.uint8),
         )
     )
-    await database.execute("analyze readings")
+    if analyzed:
+        await database.execute("analyze readings")
+    await database.commit()
+    await database.execute(_BEGIN)
     query = _page([4], BASE_US + DAY_US, BASE_US + 3 * DAY_US, 100, after).as_string(database)
     select = query[query.index("(") + 1 : query.rindex(") to stdout")]
     lines = [row[0] for row in await (await database.execute(f"explain {select}")).fetchall()]
     plan = "\n".join(lines)
     assert "readings_tag_ts" in plan
     assert "Seq Scan" not in plan
+    assert "Bitmap" not in plan
+    # The one sort that merges the tags.
+    assert (
+        plan.count("Sort Key: readings.ts, readings.tag_id")
+        == plan.count("Sort") - plan.count("Sort Key")
+        == 1
+    )
     conditions = [line for line in lines if "Index Cond" in line]
     assert all("tag_id = wanted.id" in line and "ts >=" in line and "ts <" in line for line in conditions)
 
