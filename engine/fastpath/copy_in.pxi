@@ -3,6 +3,16 @@
 # The bytes come from a database, not from us, so they are checked as any others: DatabaseError names the place.
 # A time of -infinity, infinity, or too late for int64 microseconds since 1970 becomes the least or most int64.
 
+from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy
+
+import numpy as np
+
+from engine.errors import DatabaseError
+from engine.readings import Batch
+
 cdef enum:
     LEAST_ROW_BYTES = 38   # value and text null
 

@@ -6,6 +6,13 @@
 #
 # A null field is the length -1 without data. ts is in microseconds since 2000-01-01.
 
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize, PyByteArray_Resize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from engine.variants import storable
+
 cdef enum:
     HEADER_BYTES = 19
     TRAILER_BYTES = 2

@@ -3,6 +3,11 @@
 # An ExtensionObject's body is read with a second cursor whose `end` is the body's: nothing inside it can reach past it.
 # OPC UA is little-endian, PostgreSQL big-endian; the compilers turn the shifts below into one load.
 
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from engine.errors import MalformedMessage
+
 
 cdef struct Cursor:
     const uint8_t* start  # of the whole message: offsets in errors count from here

@@ -6,6 +6,14 @@
 # A RepublishResponse has the NotificationMessage (the third line) alone behind its header, a ServiceFault nothing.
 # All rows are written behind the ring's tail; the tail moves when the last byte of the message has been read.
 
+cimport cython
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free
+from libc.string cimport memset
+
+from engine.variants import text_of
+
 cdef enum:  # binary encoding ids (Part 6, annex A)
     SERVICE_FAULT = 397
     DATA_CHANGE_NOTIFICATION = 811

@@ -4,6 +4,16 @@
 # ring. A writer fills places from `tail` on and moves `tail` once, at its end: until then nothing has happened.
 # One event loop owns a ring; nothing here locks.
 
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+
+from collections import deque
+
+import numpy as np
+
+from engine.readings import RawBatch
+
 cdef enum KindBits:  # engine.readings.Kind
     KIND_NULL = 0
     KIND_NUMBER = 1

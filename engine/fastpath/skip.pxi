@@ -1,6 +1,8 @@
 # Skip: walk over a value of any built-in type (OPC 10000-6, 5.2.2) without keeping it. To skip is to check: lengths,
 # counts, masks, dimensions and nesting depth. Whatever passes here, engine.variants can turn into text.
 
+from libc.stdint cimport int32_t, uint8_t, uint64_t
+
 cdef enum:
     # Part 6, 5.2.2.16 asks decoders for at least 100 levels; engine.variants recurses as deep in Python.
     MOST_LEVELS = 100
@@ -156,11 +158,10 @@ cdef int skip_data_value(Cursor* cursor, int level) except -1:
         malformed(cursor, f"DataValue mask {mask:#04x} has unknown bits")
     if mask & 0x01:
         skip_variant(cursor, level + 1)
-    # Status, then two timestamps, each with its picoseconds.
-    take(
-        cursor,
-        4 * (mask >> 1 & 1) + 8 * ((mask >> 2 & 1) + (mask >> 3 & 1)) + 2 * ((mask >> 4 & 1) + (mask >> 5 & 1)),
-    )
+    if mask & 0x02:
+        take(cursor, 4)  # Status
+    take(cursor, 8 * ((mask >> 2 & 1) + (mask >> 3 & 1)))  # source and server timestamp
+    take(cursor, 2 * ((mask >> 4 & 1) + (mask >> 5 & 1)))  # their picoseconds
     return 0
 
 

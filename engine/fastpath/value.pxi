@@ -7,6 +7,9 @@
 #     none, or a null                  nothing (Kind.NULL), with its status
 #     everything else                  text: noted here as a place in the message, made by engine.variants afterwards
 
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport realloc
+
 cdef enum:
     NOT_OURS = 0xFFFFFFFF          # in the lookup table: this client handle has no slot
     KNOWN_MASK = 0x3F
