@@ -7,11 +7,11 @@ tenant that is disabled and for one that never was.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
 import grpc
-import structlog
 
 from engine import catalog, database
 from engine.errors import DatabaseUnavailable
@@ -25,11 +25,12 @@ if TYPE_CHECKING:
     from engine.catalog import Tenant
     from engine.settings import Settings
 
-log = structlog.get_logger(__name__)
-
 # With the master database away, the tenants' own databases can still be read. For longer than this, a tenant that was
 # disabled meanwhile would go on being answered.
 STALE_MOST_S = 60.0
+_REFRESH_MOST_S = 15.0
+# What pg_stat_activity shows of our connections.
+APPLICATION = "scada-engine front"
 
 
 class TenantDirectory:
@@ -44,11 +45,15 @@ class TenantDirectory:
     async def refresh(self) -> None:
         """Read the list from the master database; raises a DatabaseError and keeps the old list when that fails."""
         try:
-            if self._master is None:
-                self._master = await database.connect(
-                    self._settings.database_url, application="scada-engine front", autocommit=True
-                )
-            tenants = await catalog.list_tenants(self._master, self._settings)
+            async with asyncio.timeout(_REFRESH_MOST_S):
+                if self._master is None:
+                    self._master = await database.connect(
+                        self._settings.database_url, application=APPLICATION, autocommit=True
+                    )
+                tenants = await catalog.list_tenants(self._master, self._settings)
+        except TimeoutError as exc:
+            await self.close()
+            raise DatabaseUnavailable(f"the master database did not answer in {_REFRESH_MOST_S:g} s") from exc
         except BaseException:
             await self.close()
             raise

@@ -20,6 +20,7 @@ from scada.v1 import readings_pb2 as pb
 from scada.v1.readings_pb2_grpc import ReadingServiceServicer
 from workers.rpc import requests
 from workers.rpc.columns import PART_BYTES, columns_of, parts_of, slice_of
+from workers.rpc.identity import APPLICATION
 from workers.rpc.status import Refusal, answered
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ class ReadingService(ReadingServiceServicer):
     def _readings_of(self, tenant: Tenant) -> Readings:
         readings = self._readings.get(tenant.dsn)
         if readings is None:
-            readings = self._readings[tenant.dsn] = Readings(tenant.dsn, self._settings, "scada-engine front")
+            readings = self._readings[tenant.dsn] = Readings(tenant.dsn, self._settings, APPLICATION)
         return readings
 
     async def idle(self) -> None:

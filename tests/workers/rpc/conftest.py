@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import numpy as np
@@ -45,11 +46,10 @@ class World:
     stored: Batch
 
 
-def settings_for(master_dsn: str, **changes: object) -> Settings:
+def settings_for(master_dsn: str, **changes: Any) -> Settings:
     """Return settings for a front on a free port."""
-    return Settings(  # type: ignore[arg-type]
-        **{"database_url": master_dsn, "grpc_port": free_port(), "catalog_refresh_s": 0.1, **changes}
-    )
+    settings = Settings(database_url=master_dsn, grpc_port=free_port(), catalog_refresh_s=0.1)
+    return replace(settings, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -115,17 +115,18 @@ def moment(us: int) -> Timestamp:
 
 
 def joined(batches: list[Batch]) -> Batch:
-    starts = np.cumsum([0, *(len(batch) for batch in batches)])
+    texts: dict[int, str] = {}
+    rows = 0
+    for batch in batches:
+        texts |= {rows + row: text for row, text in batch.texts.items()}
+        rows += len(batch)
     return Batch(
-        *(
-            np.concatenate([getattr(batch, column) for batch in batches])
-            for column in ("ts_us", "tag_id", "status", "value", "kind")
-        ),
-        texts={
-            start + row: text
-            for start, batch in zip(starts, batches, strict=False)
-            for row, text in batch.texts.items()
-        },
+        ts_us=np.concatenate([batch.ts_us for batch in batches]),
+        tag_id=np.concatenate([batch.tag_id for batch in batches]),
+        status=np.concatenate([batch.status for batch in batches]),
+        value=np.concatenate([batch.value for batch in batches]),
+        kind=np.concatenate([batch.kind for batch in batches]),
+        texts=texts,
     )
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 from uuid import uuid4
 
 import grpc
@@ -11,11 +15,15 @@ import psycopg
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.error_details_pb2 import BadRequest
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_status import rpc_status
+from structlog.testing import capture_logs
 
 from engine.errors import InvalidInput, NotFound
 from engine.readings import Batch, Kind
 from scada.v1 import readings_pb2 as pb
+from scada.v1.readings_pb2_grpc import ReadingServiceStub
 from tests.end_to_end.engine_process import until
 from tests.workers.rpc.conftest import (
     ACME,
@@ -27,10 +35,13 @@ from tests.workers.rpc.conftest import (
     assert_same,
     joined,
     moment,
+    settings_for,
 )
 from tests.workers.rpc.front_process import RunningFront
+from workers.rpc import readings
 from workers.rpc.client import ReadingClient
 from workers.rpc.columns import batch_of
+from workers.rpc.front import Front
 
 
 def refusal(call: Callable[[], object]) -> tuple[grpc.StatusCode, str, str]:
@@ -42,7 +53,7 @@ def refusal(call: Callable[[], object]) -> tuple[grpc.StatusCode, str, str]:
     for packed in status.details if status else ():
         packed.Unpack(detail)
     field = detail.field_violations[0].field if detail.field_violations else ""
-    return raised.value.code(), field, raised.value.details()
+    return raised.value.code(), field, raised.value.details() or ""
 
 
 def test_a_stream_returns_every_reading_as_it_was_stored(front: RunningFront, world: World) -> None:
@@ -129,9 +140,13 @@ def test_a_page_token_for_another_request_is_refused(front: RunningFront, world:
     ],
 )
 def test_what_does_not_fit_is_refused_by_the_name_of_its_field(
-    front: RunningFront, world: World, field: str, changes: dict[str, object]
+    front: RunningFront, world: World, field: str, changes: dict[str, Any]
 ) -> None:
-    wanted = {"tag_ids": world.tags, "start_time": moment(START_US), "end_time": moment(END_US)} | changes
+    wanted: dict[str, Any] = {
+        "tag_ids": world.tags,
+        "start_time": moment(START_US),
+        "end_time": moment(END_US),
+    } | changes
     code, named, said = refusal(
         lambda: front.stub.ListReadings(pb.ListReadingsRequest(**wanted), metadata=ACME, timeout=30)
     )
@@ -153,7 +168,7 @@ def test_an_unknown_well_or_tag_is_not_found(front: RunningFront) -> None:
     with ReadingClient(front.address, "acme") as client:
         for selection, field in (({"well_id": uuid4()}, "well_id"), ({"tag_ids": [999_999]}, "tag_ids")):
             with pytest.raises(NotFound) as raised:
-                client.range(from_us=START_US, to_us=END_US, **selection)  # type: ignore[arg-type]
+                client.range(from_us=START_US, to_us=END_US, **selection)
             assert raised.value.field == field
 
 
@@ -215,7 +230,8 @@ def test_the_request_id_comes_back_and_a_new_one_is_made_where_there_is_none(fro
     assert dict(call.trailing_metadata())["x-request-id"] == "abc-1"
     with pytest.raises(grpc.RpcError) as raised:
         front.stub.GetLatestReadings(request, timeout=30)
-    assert len(dict(raised.value.trailing_metadata())["x-request-id"]) == 32
+    returned: Any = raised.value.trailing_metadata()
+    assert len(dict(returned)["x-request-id"]) == 32
 
 
 def test_an_unexpected_failure_shows_no_internals(front: RunningFront, world: World) -> None:
@@ -261,3 +277,43 @@ def test_a_passed_deadline_stops_the_query(front: RunningFront, world: World) ->
         )
     assert code is grpc.StatusCode.DEADLINE_EXCEEDED
     assert front.stub.GetLatestReadings(pb.GetLatestReadingsRequest(), metadata=ACME, timeout=30).readings
+
+
+async def test_a_caller_that_takes_nothing_is_sent_away(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readings, "SILENCE_MOST_S", 0.3)
+    monkeypatch.setattr(readings, "BATCH_ROWS", 1_000)
+    front = Front(settings_for(world.databases.master_dsn))
+    await front.start()
+    keeping = asyncio.create_task(front.keep_ready())
+    # Without the probe, the window of a stream stays at 64 KiB, a tenth of what there is to send.
+    options = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536)]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{front.port}", options=options) as channel:
+        health = HealthStub(channel).Watch(HealthCheckRequest())
+        while (await health.read()).status != HealthCheckResponse.SERVING:
+            pass
+        stub = ReadingServiceStub(channel)  # type: ignore[no-untyped-call]
+        stream = stub.StreamReadings(
+            pb.StreamReadingsRequest(
+                tag_ids=world.tags, start_time=moment(START_US), end_time=moment(END_US)
+            ),
+            metadata=ACME,
+            timeout=30,
+        )
+        await stream.read()
+        with capture_logs() as logs:
+            async with asyncio.timeout(20):
+                while not any(entry.get("code") == "RESOURCE_EXHAUSTED" for entry in logs):  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+        while not stream.done():
+            with suppress(grpc.aio.AioRpcError):
+                await stream.read()
+        assert await stream.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+    await front.stop(5)
+    # The library stops a server once more when it is freed, and needs this loop for that.
+    del front, keeping
+    gc.collect()
+    await asyncio.sleep(0)
