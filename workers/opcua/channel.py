@@ -194,7 +194,9 @@ class Channel:
     async def close(self, deadline_s: float) -> None:
         """Close the session with its subscriptions, the channel and the socket; cut the socket at the deadline."""
         protocol = self._client.protocol
-        if protocol is None:
+        if protocol is None or protocol.transport is None:
+            # Never connected, or lost already: nobody will tell us that it is closed.
+            self.abort(ConnectionRefused("closed by us"))
             return
         try:
             async with asyncio.timeout(deadline_s):

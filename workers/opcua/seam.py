@@ -123,6 +123,12 @@ class RawProtocol(UASocketProtocol):
         self._plain_most_bytes = min(own_limits.max_message_size, CHUNK_MOST_BYTES)
         self._publishing: set[int] = set()
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take the transport, or cut it when the connection was given up meanwhile."""
+        super().connection_made(transport)
+        if self.failure is not None:
+            transport.abort()
+
     def data_received(self, data: bytes) -> None:
         """Cut the stream into chunks; an incomplete one waits, never longer than the largest that is allowed."""
         if self._parts:
