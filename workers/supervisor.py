@@ -1,8 +1,9 @@
 """The supervisor: starts the children, starts again what dies, and stops them in order.
 
 Owns the metrics page's memory, the children's process ids and the signals. One thread, no event loop, no gRPC, no
-database: it has to outlive every failure of those. Signals are blocked and taken one at a time with sigtimedwait(2),
-so that no handler runs in the middle of anything.
+connection to anything: it has to outlive every failure of those. It imports what ingest workers need and runs none
+of it, so that a worker is a fork away (see workers.child). Signals are blocked and taken one at a time with
+sigtimedwait(2), so that no handler runs in the middle of anything.
 
     TERM, INT   stop: ingest workers drain and flush, then the front, then the aggregator (so that the last figures
                 can still be scraped); after `stop_deadline_s` what is left is killed
@@ -17,14 +18,15 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 
 from engine.metrics import MetricsPage, ProcessKind, ProcessState
-from workers.child import EXIT_CONFIGURATION, EXIT_FAILED, settings_to_fd, spawn
+from workers.child import EXIT_CONFIGURATION, EXIT_FAILED, preload, settings_to_fd, start
 
 if TYPE_CHECKING:
     from engine.settings import Settings
@@ -65,6 +67,7 @@ class Supervisor:
     _children: list[_Child] = field(init=False)
     _settings_fd: int = field(init=False)
     _was_ready: bool = field(default=False, init=False)
+    _preloaded: bool = field(default=False, init=False)
     _failed: int | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -72,9 +75,8 @@ class Supervisor:
         self.page = MetricsPage.create(shards)
         self._settings_fd = settings_to_fd(self.settings)
         # The aggregator first: while the others still import their libraries it can already say who is not ready.
-        self._children = [_Child(ProcessKind.AGGREGATOR, 0)]
+        self._children = [_Child(ProcessKind.AGGREGATOR, 0), _Child(ProcessKind.FRONT, 0)]
         self._children += [_Child(ProcessKind.INGEST, shard) for shard in range(shards)]
-        self._children.append(_Child(ProcessKind.FRONT, 0))
 
     def run(self) -> int:
         """Run until a signal or a fatal child ends it; return the exit status."""
@@ -119,8 +121,16 @@ class Supervisor:
         now_s = time.monotonic()
         for child in self._children:
             if child.pid is None and child.due_s <= now_s:
-                child.pid = spawn(
-                    child.kind, child.index, settings_fd=self._settings_fd, page_fd=self.page.fd
+                if child.kind is ProcessKind.INGEST and not self._preloaded:
+                    # Now, and not earlier: the processes before it in the list import their own meanwhile.
+                    preload()
+                    self._preloaded = True
+                child.pid = start(
+                    child.kind,
+                    child.index,
+                    settings=self.settings,
+                    settings_fd=self._settings_fd,
+                    page_fd=self.page.fd,
                 )
                 child.started_s = now_s
                 log.debug("started", child=child.name, pid=child.pid)
@@ -187,7 +197,8 @@ class Supervisor:
         if pid:
             child.pid = None
             exit_code = os.waitstatus_to_exitcode(status)
-            if exit_code != 0 and self._failed is None:
+            # A child that had not begun to listen for TERM ends by it, and had nothing to drain.
+            if exit_code not in (0, -signal.SIGTERM) and self._failed is None:
                 log.error("a child did not stop cleanly", child=child.name, exit_code=exit_code)
                 self._failed = EXIT_FAILED
 
@@ -205,6 +216,13 @@ def _pid(child: _Child) -> int:
     return child.pid
 
 
-def run(settings: Settings) -> int:
-    """Run the engine with these settings until it is told to stop; return the exit status."""
-    return Supervisor(settings).run()
+def become_supervisor(settings: Settings) -> NoReturn:
+    """Turn this process into the supervisor: the same process id, and none of the command line's libraries.
+
+    What the supervisor has in memory, every ingest worker has too.
+    """
+    fd = settings_to_fd(settings)
+    os.set_inheritable(fd, True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "workers", str(fd)])

@@ -93,7 +93,7 @@ class Engine:
         return [
             child
             for child in psutil.Process(self.process.pid).children()
-            if kind in child.cmdline() and child.status() != psutil.STATUS_ZOMBIE
+            if child.name().startswith(f"scada-{kind}"[:15]) and child.status() != psutil.STATUS_ZOMBIE
         ]
 
     def stop(self, signum: int = signal.SIGTERM, timeout_s: float = 30.0) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 
@@ -57,6 +58,16 @@ def test_a_killed_worker_comes_back_and_data_go_on(
     for counter in _counters(open62541_server):
         steps = [value or 0.0 for value, _, _ in plant.values(counter.node_id)]
         assert all(after > before for before, after in pairwise(steps)), "nothing is stored twice"
+
+
+def test_the_supervisor_has_one_thread_and_no_grpc(databases: MasterAndTenant, tmp_path: Path) -> None:
+    with running_engine(databases.master_dsn, tmp_path, workers=3) as engine:
+        engine.wait_ready()
+        supervisor = psutil.Process(engine.process.pid)
+        assert supervisor.num_threads() == 1
+        assert not [mapped.path for mapped in supervisor.memory_maps() if "grpc" in mapped.path]
+        assert len(engine.children("ingest")) == 3
+        assert engine.stop(signal.SIGINT) == 0
 
 
 def test_a_killed_supervisor_leaves_no_process_behind(

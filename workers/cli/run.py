@@ -1,6 +1,6 @@
 """`scada-engine run`: the engine in the foreground. Owns the command only; workers.supervisor does the work.
 
-Imports nothing heavy: this process stays the supervisor.
+This process becomes the supervisor.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from workers.cli.options import with_settings
 )
 @click.option("--check-config", is_flag=True, help="Check the settings and exit: 0 valid, 2 not.")
 @with_settings("workers", "log_level", "log_format", process="supervisor")
-def run(*, settings: Settings, check_config: bool) -> int:
+def run(*, settings: Settings, check_config: bool) -> None:
     """Run the engine: ingest workers, metrics, gRPC.
 
     TERM or Ctrl-C drains and flushes, then exits; a second one exits at once.
     """
     if check_config:
         click.echo("the configuration is valid")
-        return 0
+        return
 
-    from workers import supervisor  # noqa: PLC0415  (--check-config and --help need none of it)
+    from workers.supervisor import become_supervisor  # noqa: PLC0415  (--check-config and --help need none of it)
 
-    return supervisor.run(settings)
+    become_supervisor(settings)
