@@ -81,3 +81,16 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.ts_us)
+
+    def part(self, first: int, end: int) -> Batch:
+        """Return the rows from `first` up to `end`; the arrays are views."""
+        if first == 0 and end >= len(self):
+            return self
+        return Batch(
+            ts_us=self.ts_us[first:end],
+            tag_id=self.tag_id[first:end],
+            status=self.status[first:end],
+            value=self.value[first:end],
+            kind=self.kind[first:end],
+            texts={row - first: text for row, text in self.texts.items() if first <= row < end},
+        )

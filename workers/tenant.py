@@ -20,7 +20,8 @@ from engine.errors import ScadaError
 from engine.metrics import Gauge, TenantSlots
 from engine.pipeline import TenantPipeline
 from engine.store import Store
-from workers.opcua.session import ConnectionReport, Connector
+from workers.opcua.session import Connector
+from workers.opcua.sink import ConnectionReport
 
 if TYPE_CHECKING:
     from uuid import UUID

@@ -14,7 +14,7 @@ import pytest
 
 from engine import catalog
 from engine.catalog import InvalidRows, NewConnection, NewTag
-from engine.catalog_tenants import _create_database
+from engine.catalog.tenants import _create_database
 from engine.database import connect, with_database
 from engine.errors import ConfigurationError, DatabaseNotMigrated, InvalidInput, NotFound
 from engine.migrations import Which, migrate_database

@@ -8,8 +8,8 @@ from uuid import UUID
 
 import pytest
 
-from engine.catalog_records import NewConnection, NewTag
-from engine.catalog_rules import (
+from engine.catalog.records import NewConnection, NewTag
+from engine.catalog.rules import (
     InvalidRows,
     check_connection,
     check_node_id,

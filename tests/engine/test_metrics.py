@@ -327,7 +327,7 @@ def test_the_supervisor_sees_a_process_absent_while_it_is_dead_and_its_successor
         with child(page, body) as process:
             assert line_of(process) == "begun"
             assert page.process_state("front", 0) is ProcessState.READY
-            front = page.snapshot().processes[-1]
+            front = _front_of(page)
             assert (front.kind, front.pid, front.exited, front.restarts) == (
                 "front",
                 process.pid,
@@ -340,7 +340,7 @@ def test_the_supervisor_sees_a_process_absent_while_it_is_dead_and_its_successor
             process.kill()
             process.wait()
         page.process_died("front", 0, -9)
-        front = page.snapshot().processes[-1]
+        front = _front_of(page)
         assert (front.state, front.exited, front.exit_status) == (ProcessState.ABSENT, True, -9)
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from engine.settings import OpcuaSettings
     from workers.opcua.channel import Channel
     from workers.opcua.seam import Answer
-    from workers.opcua.session import Sink
+    from workers.opcua.sink import Sink
     from workers.opcua.subscribe import Subscription
 
 log = structlog.get_logger(__name__)

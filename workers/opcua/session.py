@@ -11,8 +11,7 @@ into the tenant's ring, gauges are set from the reports by the ingest worker, wh
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Never, Protocol
+from typing import TYPE_CHECKING, Never
 
 import structlog
 
@@ -21,19 +20,20 @@ from engine.metrics import Counter
 from workers.opcua.backoff import Backoff
 from workers.opcua.channel import Channel, heed_cancellation
 from workers.opcua.pump import Pump
+from workers.opcua.sink import ConnectionReport
 from workers.opcua.subscribe import Refusal, create_subscription, monitor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from uuid import UUID
 
     import numpy as np
     from numpy.typing import NDArray
 
     from engine._fastpath import Ring
-    from engine.catalog_records import Connection
+    from engine.catalog.records import Connection
     from engine.metrics import TenantSlots
     from engine.settings import OpcuaSettings
+    from workers.opcua.sink import Sink
     from workers.opcua.subscribe import Subscription
 
 log = structlog.get_logger(__name__)
@@ -42,33 +42,6 @@ log = structlog.get_logger(__name__)
 _CLOSE_DEADLINE_S = 2.0
 # last_error is read by people: the first few tags name the trouble, the count says how large it is.
 _REFUSALS_NAMED = 5
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionReport:
-    """What is true of a connection now.
-
-    `error` says why it is not connected; when it is, which tags are not monitored, or None.
-    """
-
-    connection_id: UUID
-    connected: bool
-    error: str | None
-    monitored: int
-    wanted: int
-
-
-class Sink(Protocol):
-    """Whoever owns the ring and the catalog."""
-
-    def stored(self, rows: int) -> None:
-        """Take note of rows that went into the ring, and count them as received."""
-
-    async def wait_for_space(self) -> None:
-        """Return after rows of the ring were freed."""
-
-    def report(self, report: ConnectionReport) -> None:
-        """Take note of a change of state."""
 
 
 class Connector:
@@ -125,7 +98,7 @@ class Connector:
         connection = self._connection
         if connection.security_mode != "None":
             raise ConnectionRefused(
-                f"security mode {connection.security_mode} is not supported yet (issue 3)"
+                f"security mode {connection.security_mode} is not supported by this version: only None is"
             )
         channel = Channel(connection.endpoint_url, self._settings)
         try:

@@ -22,7 +22,7 @@ from workers.opcua.seam import status_name
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from engine.catalog_records import Tag
+    from engine.catalog.records import Tag
     from engine.settings import OpcuaSettings
     from workers.opcua.channel import Channel
 

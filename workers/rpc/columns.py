@@ -88,24 +88,10 @@ def parts_of(batch: Batch, most_bytes: int) -> Iterator[Batch]:
         text = batch.texts.get(row)
         row_bytes = ROW_BYTES + (len(text.encode()) + _TEXT_FRAME_BYTES if text is not None else 0)
         if row > first and used_bytes + row_bytes > most_bytes:
-            yield slice_of(batch, first, row)
+            yield batch.part(first, row)
             first, used_bytes = row, 0
         used_bytes += row_bytes
-    yield slice_of(batch, first, len(batch))
-
-
-def slice_of(batch: Batch, first: int, end: int) -> Batch:
-    """Return the rows from `first` up to `end`; the arrays are views."""
-    if (first, end) == (0, len(batch)):
-        return batch
-    return Batch(
-        ts_us=batch.ts_us[first:end],
-        tag_id=batch.tag_id[first:end],
-        status=batch.status[first:end],
-        value=batch.value[first:end],
-        kind=batch.kind[first:end],
-        texts={row - first: text for row, text in batch.texts.items() if first <= row < end},
-    )
+    yield batch.part(first, len(batch))
 
 
 def _packed(field_number: int, numbers: NDArray[np.generic]) -> tuple[bytes, bytes]:

@@ -11,9 +11,7 @@ Until callers have tokens the port is open to this machine only: a host that is 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import signal
-import socket
 from typing import TYPE_CHECKING
 
 import grpc
@@ -22,11 +20,12 @@ import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from engine.errors import ConfigurationError, DatabaseError
 from engine.metrics import ProcessState
 from scada.v1 import readings_pb2, readings_pb2_grpc
+from workers.identity import TenantDirectory
+from workers.loopback import beside_port, bound, loopback, port_error
 from workers.rpc.columns import MESSAGE_MOST_BYTES
-from workers.rpc.identity import TenantDirectory
+from workers.rpc.identity import APPLICATION, PLACE
 from workers.rpc.readings import ReadingService
 
 if TYPE_CHECKING:
@@ -107,8 +106,8 @@ class Front:
         """Check the host; raises ConfigurationError."""
         self.port = 0
         self._settings = settings
-        self._host = _loopback(settings.host)
-        self._directory = TenantDirectory(settings)
+        self._address = loopback(settings.host)
+        self._directory = TenantDirectory(settings, application=APPLICATION, place=PLACE)
         self._readings = ReadingService(self._directory, settings)
         self._health = health.aio.HealthServicer()
         self._serving = False
@@ -125,33 +124,24 @@ class Front:
         )
         await self._set_serving(False)
         wanted = self._settings.grpc_port
-        _check_free(self._host, wanted)
+        # gRPC would say in many lines of its own that the port is taken.
+        bound("grpc_port", self._address, wanted).close()
+        host = beside_port(self._address)
         try:
-            self.port = self._server.add_insecure_port(f"{self._host}:{wanted}")
+            self.port = self._server.add_insecure_port(f"{host}:{wanted}")
         except RuntimeError as exc:
-            raise _port_error(self._host, wanted, str(exc)) from exc
+            raise port_error("grpc_port", self._address, wanted, str(exc)) from exc
         await self._server.start()
-        log.info("gRPC port open", address=f"{self._host}:{self.port}")
+        log.info("gRPC port open", address=f"{host}:{self.port}")
 
     async def keep_ready(self, slots: ProcessSlots | None = None) -> None:
         """Read the tenants again and again; health and process state say whether they are known. Never returns."""
-        failing = False
-        while True:
-            try:
-                await self._directory.refresh()
-                await self._readings.forget_all_but(self._directory.active())
-            except DatabaseError as exc:
-                if not failing:
-                    log.warning("the list of tenants cannot be read", error=str(exc), will_retry=True)
-                failing = True
-            else:
-                failing = False
-            known = self._directory.is_known()
+        async for known in self._directory.follow():
+            await self._readings.forget_all_but(self._directory.active())
             if known != self._serving:
                 await self._set_serving(known)
                 if slots is not None:
                     slots.set_state(ProcessState.READY if known else ProcessState.STARTING)
-            await asyncio.sleep(self._settings.catalog_refresh_s)
 
     async def stop(self, deadline_s: float, cut: asyncio.Event | None = None) -> None:
         """Accept no more, let running calls end within the deadline or until `cut`, then end the rest."""
@@ -175,32 +165,3 @@ class Front:
         for service in ("", SERVICE):
             await self._health.set(service, status)
         self._serving = serving
-
-
-def _loopback(host: str) -> str:
-    """Return the host as gRPC wants it beside a port. Raises ConfigurationError unless only this machine reaches it."""
-    try:
-        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
-    except ValueError:
-        address = None
-    if address is None or not address.is_loopback:
-        raise ConfigurationError(
-            f"host: {host!r} is not a loopback address such as 127.0.0.1; until callers of the gRPC port have tokens,"
-            " it is open to this machine only"
-        )
-    return f"[{address}]" if address.version == 6 else str(address)
-
-
-def _check_free(host: str, port: int) -> None:
-    """Raise ConfigurationError when the port cannot be opened. gRPC would say so in many lines of its own."""
-    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host.strip("[]"), port))
-        except OSError as exc:
-            raise _port_error(host, port, exc.strerror or str(exc)) from exc
-
-
-def _port_error(host: str, port: int, reason: str) -> ConfigurationError:
-    return ConfigurationError(f"grpc_port: port {port} on {host} cannot be opened: {reason}")

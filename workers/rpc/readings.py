@@ -18,9 +18,10 @@ from engine.query import Cursor, Readings
 from engine.readings import quality_of
 from scada.v1 import readings_pb2 as pb
 from scada.v1.readings_pb2_grpc import ReadingServiceServicer
+from workers.reading_pages import cursor_of, token_of
 from workers.rpc import requests
-from workers.rpc.columns import PART_BYTES, columns_of, parts_of, slice_of
-from workers.rpc.identity import APPLICATION
+from workers.rpc.columns import PART_BYTES, columns_of, parts_of
+from workers.rpc.identity import APPLICATION, tenant_of
 from workers.rpc.status import Refusal, answered
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from engine.catalog import Tenant
     from engine.query import Latest, TagName
     from engine.settings import Settings
-    from workers.rpc.identity import TenantDirectory
+    from workers.identity import TenantDirectory
     from workers.rpc.status import Call
 
     Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -81,7 +82,7 @@ class ReadingService(ReadingServiceServicer):
         async with self._call(context, "ListReadings") as (call, readings), asyncio.timeout(UNARY_MOST_S):
             wanted = requests.range_of(request, most_days=self._settings.max_query_days)
             page_rows = requests.page_rows_of(request)
-            after = requests.cursor_of(request.page_token, wanted)
+            after = cursor_of(request.page_token, wanted)
             well_id, tag_ids = wanted.selection.well_id, wanted.selection.tag_ids
             tags = await readings.tags(tag_ids=tag_ids, well_id=well_id)
             # One more than asked for: it tells whether there is a next page.
@@ -93,13 +94,13 @@ class ReadingService(ReadingServiceServicer):
                 limit=page_rows + 1,
                 after=after,
             )
-            page = next(parts_of(slice_of(batch, 0, min(page_rows, len(batch))), PART_BYTES))
+            page = next(parts_of(batch.part(0, page_rows), PART_BYTES))
             more = len(page) < len(batch)
             call.rows = len(page)
             return pb.ListReadingsResponse(
                 tags=map(_tag, tags),
                 columns=columns_of(page),
-                next_page_token=requests.token_of(Cursor.after(page, after), wanted) if more else "",
+                next_page_token=token_of(Cursor.after(page, after), wanted) if more else "",
             )
         raise AssertionError  # not reached: an error in the block has become the status of the call
 
@@ -121,7 +122,7 @@ class ReadingService(ReadingServiceServicer):
     async def _call(self, context: Context, method: str) -> AsyncIterator[tuple[Call, Readings]]:
         """Find the caller's tenant and count its calls; what goes wrong inside becomes the call's status."""
         async with answered(context, method) as call:
-            tenant = self._directory.tenant_of(context.invocation_metadata() or ())
+            tenant = tenant_of(self._directory, context.invocation_metadata() or ())
             call.tenant = tenant.slug
             if self._running[tenant.slug] >= CALLS_PER_TENANT_MOST:
                 raise Refusal(

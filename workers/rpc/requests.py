@@ -1,18 +1,12 @@
-"""What a request asks for, checked: each error names the field as the .proto file does, and shows the value.
-
-Also owns page tokens: a checksum of the request that a token belongs to (8 hexadecimal digits), and the cursor's own
-text. A token is no secret and gives no right: whoever makes one up gets readings that they may read anyway.
-"""
+"""What a request asks for, checked: each error names the field as the .proto file does, and shows the value."""
 
 from __future__ import annotations
 
-import zlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID
 
 from engine.errors import InvalidInput
-from engine.query import Cursor
+from workers.reading_pages import PAGE_ROWS_DEFAULT, PAGE_ROWS_MOST, Range, Selection
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
@@ -22,30 +16,9 @@ if TYPE_CHECKING:
     _RangeRequest: TypeAlias = StreamReadingsRequest | ListReadingsRequest
     _Request: TypeAlias = GetLatestReadingsRequest | _RangeRequest
 
-PAGE_ROWS_DEFAULT = 1_000
-PAGE_ROWS_MOST = 10_000
-
 # 0001-01-01 to 9999-12-31, what google.protobuf.Timestamp allows.
 _SECONDS_LEAST, _SECONDS_MOST = -62_135_596_800, 253_402_300_799
 _DAY_US = 86_400_000_000
-_CHECKSUM_CHARACTERS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which tags: those of a well, or these, or (both None) all."""
-
-    well_id: UUID | None
-    tag_ids: tuple[int, ...] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """A selection and the time from `from_us`, inclusive, to `to_us`, exclusive."""
-
-    selection: Selection
-    from_us: int
-    to_us: int
 
 
 def selection_of(request: _Request) -> Selection:
@@ -81,25 +54,6 @@ def page_rows_of(request: ListReadingsRequest) -> int:
     if not 0 <= request.page_size <= PAGE_ROWS_MOST:
         raise InvalidInput("page_size", f"{request.page_size} is not between 0 and {PAGE_ROWS_MOST}")
     return request.page_size or PAGE_ROWS_DEFAULT
-
-
-def token_of(cursor: Cursor, wanted: Range) -> str:
-    """Return the page token for going on after `cursor`."""
-    return _checksum(wanted) + cursor.token()
-
-
-def cursor_of(token: str, wanted: Range) -> Cursor | None:
-    """Return where the page before ended; None for an empty token. Raises InvalidInput."""
-    if not token:
-        return None
-    cursor = Cursor.from_token(token[_CHECKSUM_CHARACTERS:])
-    if token[:_CHECKSUM_CHARACTERS] != _checksum(wanted):
-        raise InvalidInput("page_token", "belongs to a request for other tags or another time")
-    return cursor
-
-
-def _checksum(wanted: Range) -> str:
-    return f"{zlib.crc32(repr(wanted).encode()):0{_CHECKSUM_CHARACTERS}x}"
 
 
 def _well_id(text: str) -> UUID | None:

@@ -11,12 +11,13 @@ from uuid import uuid4
 import numpy as np
 
 from engine._fastpath import Ring
-from engine.catalog_records import Connection, Tag
+from engine.catalog.records import Connection, Tag
 from engine.metrics import Counter, DropReason, MetricsPage, TenantSlots
 from engine.readings import RawBatch
 from engine.settings import OpcuaSettings
 from tests.workers.opcua.plant import SOURCE_TIME
-from workers.opcua.session import ConnectionReport, Connector
+from workers.opcua.session import Connector
+from workers.opcua.sink import ConnectionReport
 
 FAST = OpcuaSettings(
     publishing_interval_ms=20,

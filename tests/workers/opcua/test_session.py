@@ -109,7 +109,11 @@ async def test_a_refused_connection_is_reported_once_and_tried_again(plant: Plan
         ("http://127.0.0.1:4840", {}, "the address has to be opc.tcp://host[:port][/path]"),
         ("opc.tcp://127.0.0.1:99999", {}, "is not a URL"),
         ("opc.tcp://a:b@127.0.0.1:1", {}, "the address holds a user name"),
-        ("opc.tcp://127.0.0.1:1", {"security_mode": "Sign"}, "security mode Sign is not supported yet"),
+        (
+            "opc.tcp://127.0.0.1:1",
+            {"security_mode": "Sign"},
+            "security mode Sign is not supported by this version",
+        ),
     ],
 )
 async def test_what_cannot_work_says_why(

@@ -15,9 +15,9 @@ from uuid import UUID, uuid4
 from psycopg import errors, sql
 
 from engine import secrets
-from engine.catalog_queries import list_tenants
-from engine.catalog_records import Tenant
-from engine.catalog_rules import check_slug, check_text
+from engine.catalog.queries import list_tenants
+from engine.catalog.records import Tenant
+from engine.catalog.rules import check_slug, check_text
 from engine.database import connect, place, translated, with_database
 from engine.errors import ConfigurationError, InvalidInput, NotFound
 

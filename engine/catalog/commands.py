@@ -1,6 +1,6 @@
-"""Changes a tenant's catalog: wells, connections and tags. Tenants themselves are in catalog_tenants.
+"""Changes a tenant's catalog: wells, connections and tags. Tenants themselves are in engine.catalog.tenants.
 
-Every command checks all its fields first (catalog_rules), and then does all of its work or none of it. Deleting marks
+Every command checks all its fields first (see rules), and then does all of its work or none of it. Deleting marks
 rows only: history stays readable.
 """
 
@@ -13,9 +13,9 @@ from uuid import UUID
 from psycopg.rows import class_row
 
 from engine import secrets
-from engine.catalog_queries import TAG_COLUMNS, get_connection
-from engine.catalog_records import ConnectionSummary, NewConnection, NewTag, Tag, Well
-from engine.catalog_rules import InvalidRows, check_connection, check_tags, check_text, decimal_of
+from engine.catalog.queries import TAG_COLUMNS, get_connection
+from engine.catalog.records import ConnectionSummary, NewConnection, NewTag, Tag, Well
+from engine.catalog.rules import InvalidRows, check_connection, check_tags, check_text, decimal_of
 from engine.database import translated
 from engine.errors import InvalidInput, NotFound
 

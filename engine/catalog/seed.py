@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from engine.catalog_commands import add_connection, add_tags, add_well
-from engine.catalog_records import NewConnection, NewTag
-from engine.catalog_rules import check_endpoint_url
+from engine.catalog.commands import add_connection, add_tags, add_well
+from engine.catalog.records import NewConnection, NewTag
+from engine.catalog.rules import check_endpoint_url
 from engine.database import translated
 
 if TYPE_CHECKING:

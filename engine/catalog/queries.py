@@ -15,7 +15,7 @@ import structlog
 from psycopg.rows import class_row, dict_row
 
 from engine import secrets
-from engine.catalog_records import Connection, ConnectionSummary, Tag, Tenant, Well
+from engine.catalog.records import Connection, ConnectionSummary, Tag, Tenant, Well
 from engine.database import translated, with_database
 from engine.errors import ConfigurationError, InvalidInput, NotFound
 

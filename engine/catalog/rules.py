@@ -14,7 +14,7 @@ from decimal import Decimal, InvalidOperation
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from engine.catalog_records import NewConnection, NewTag
+from engine.catalog.records import NewConnection, NewTag
 from engine.errors import InvalidInput
 
 SECURITY_MODES = ("None", "Sign", "SignAndEncrypt")

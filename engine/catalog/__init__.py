@@ -1,17 +1,17 @@
 """Tenants, wells, connections and tags: everything the rest of the engine may ask of the catalog.
 
-    catalog_records     what there is, as dataclasses
-    catalog_rules       what a value must look like; pure
-    catalog_queries     lists and look-ups; the state of a connection
-    catalog_tenants     add and disable tenants (master database)
-    catalog_commands    add and delete wells, connections and tags (a tenant's database)
-    catalog_seed        two wells to begin with
+    records     what there is, as dataclasses
+    rules       what a value must look like; pure
+    queries     lists and look-ups; the state of a connection
+    tenants     add and disable tenants (master database)
+    commands    add and delete wells, connections and tags (a tenant's database)
+    seed        two wells to begin with
 
 Functions take an open connection: one to the master database for tenants, one to the tenant's own for all else.
 Commands commit by themselves, unless the caller already is in a transaction.
 """
 
-from engine.catalog_commands import (
+from engine.catalog.commands import (
     ENGINE_ACTOR,
     add_connection,
     add_tags,
@@ -19,7 +19,7 @@ from engine.catalog_commands import (
     delete_connection,
     delete_tag,
 )
-from engine.catalog_queries import (
+from engine.catalog.queries import (
     get_connection,
     list_connections,
     list_tags,
@@ -28,10 +28,10 @@ from engine.catalog_queries import (
     load_connections,
     record_connection,
 )
-from engine.catalog_records import Connection, ConnectionSummary, NewConnection, NewTag, Tag, Tenant, Well
-from engine.catalog_rules import DATA_TYPES, SECURITY_MODES, SECURITY_POLICIES, InvalidRows
-from engine.catalog_seed import seed
-from engine.catalog_tenants import add_tenant, disable_tenant
+from engine.catalog.records import Connection, ConnectionSummary, NewConnection, NewTag, Tag, Tenant, Well
+from engine.catalog.rules import DATA_TYPES, SECURITY_MODES, SECURITY_POLICIES, InvalidRows
+from engine.catalog.seed import seed
+from engine.catalog.tenants import add_tenant, disable_tenant
 
 __all__ = [
     "DATA_TYPES",
