@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import click
 
 from engine import catalog
-from engine.catalog_rules import check_tags
+from engine.catalog.rules import check_tags
 from engine.errors import InvalidInput, NotFound
 from engine.settings import Settings
 from workers.cli.databases import all_connections, all_tags, all_wells, tenant_database
