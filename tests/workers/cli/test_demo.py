@@ -77,9 +77,9 @@ def test_nothing_outlives_a_demo_that_is_killed(folder: Path) -> None:
 def test_a_part_that_dies_ends_all_and_its_last_lines_are_shown(folder: Path) -> None:
     with running_demo(folder) as demo:
         demo.until(READINGS)
-        (engine,) = (
-            each for each in demo.descendants() if each.cmdline()[1:4] == ["-m", "workers.cli", "run"]
-        )
+        (aggregator,) = (each for each in demo.descendants() if "aggregator" in each.cmdline())
+        engine = aggregator.parent()
+        assert engine is not None
         engine.kill()
         assert demo.wait() == 1
         assert "the engine ended by itself; the end of data/log/engine.log:\n" in demo.text
