@@ -101,6 +101,9 @@ export SHOW_PROGRESS
 install = { PYTHONUNBUFFERED=1 $(PIP) install --no-compile --constraint constraints.txt --no-build-isolation $(1) 2>&1; \
 	echo "pip ended with $$?"; } | $(BIN)/python -c "$$SHOW_PROGRESS"
 
+# Compiling asyncua's large modules leaves 40 MB behind in the process that does it: here it is a short-lived one.
+warm = $(BIN)/python -c 'import workers.ingest'
+
 $(BIN)/python:
 	@command -v $(PYTHON) > /dev/null || { echo 'scada-engine needs Python 3.11 or newer: $(PYTHON) is not there' >&2; exit 1; }
 	@$(PYTHON) -c "$$CHECK_PYTHON"
@@ -115,11 +118,13 @@ $(VENV)/.ready-build: constraints.txt | $(BIN)/python
 $(VENV)/.ready-run: pyproject.toml setup.py constraints.txt | $(VENV)/.ready-build
 	@echo 'setting up, once: packages for running, and the compiled extension (a minute or two)'
 	@$(call install,--editable '.[embedded]')
+	@$(warm)
 	@touch $@
 
 $(VENV)/.ready-dev: pyproject.toml setup.py constraints.txt | $(VENV)/.ready-build
 	@echo 'setting up, once: packages for running and development, and the compiled extension (a minute or two)'
 	@$(call install,--editable '.[embedded,dev]')
+	@$(warm)
 	@touch $(VENV)/.ready-run $@
 
 # The installation above has built it already; after a change of the sources it is built again.
