@@ -5,7 +5,7 @@ In 8-byte words of the machine's byte order:
     header      word 0 magic "SCADAMET", 1 version, 2 ingest shards, 3 fronts, 4 tenants a block, 5 bytes of the page
     supervisor  from byte 4096; for each process 8 words: 0 deaths, 1 pid that died last, 2 its exit status (minus the
                 signal for a killed one, as a signed word); padded to 4096 bytes
-    blocks      one a process: ingest shards 0 .. n-1, the aggregator, the fronts; each 4096 + 1024 * 1024 bytes
+    blocks      one a process: ingest shards 0 .. n-1, the aggregator, the fronts, REST; each 4096 + 1024 * 1024 bytes
       process   word 0 state, 1 pid, 2 heartbeat in us of CLOCK_MONOTONIC, 3 start in us since 1970, 4 tenants in use
       tenants   from byte 4096 of the block, 1024 bytes each: word 0 sequence, 1 active, 2 bytes of the slug,
                 3-10 slug (UTF-8), 16-47 counters, 48-55 drops by reason, 56-71 gauges (float64),

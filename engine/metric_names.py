@@ -59,6 +59,7 @@ class ProcessKind(StrEnum):
     INGEST = "ingest"
     AGGREGATOR = "aggregator"
     FRONT = "front"
+    REST = "rest"
 
 
 class ProcessState(IntEnum):

@@ -91,8 +91,8 @@ class MetricsPage:
 
     @classmethod
     def create(cls, shards: int, *, fronts: int = 1) -> MetricsPage:
-        """Create the page for `shards` ingest workers, the aggregator and `fronts` gRPC fronts."""
-        processes = shards + 1 + fronts
+        """Create the page for `shards` ingest workers, the aggregator, `fronts` gRPC fronts and REST."""
+        processes = shards + 1 + fronts + 1
         size_bytes = block_word(processes, processes) * WORD
         fd = os.memfd_create("scada-metrics", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(fd, size_bytes)
@@ -142,6 +142,10 @@ class MetricsPage:
         """Claim the block of gRPC front `index`: only that front may."""
         return self._process(ProcessKind.FRONT, index)
 
+    def rest(self) -> ProcessSlots:
+        """Claim the block of the REST process: only that process may."""
+        return self._process(ProcessKind.REST, 0)
+
     def process_died(self, kind: str, index: int, exit_status: int = 0) -> None:
         """Note the death of a process that will be started again: only the supervisor may.
 
@@ -164,6 +168,7 @@ class MetricsPage:
             *((ProcessKind.INGEST, index) for index in range(self.shards)),
             (ProcessKind.AGGREGATOR, 0),
             *((ProcessKind.FRONT, index) for index in range(self.fronts)),
+            (ProcessKind.REST, 0),
         ]
         processes = tuple(self._sample(kind, index) for kind, index in members)
         samples = []
@@ -187,13 +192,14 @@ class MetricsPage:
         )
 
     def _block(self, place: int) -> int:
-        return block_word(place, self.shards + 1 + self.fronts)
+        return block_word(place, self.shards + 1 + self.fronts + 1)
 
     def _place(self, kind: str, index: int) -> int:
         first, count = {
             ProcessKind.INGEST: (0, self.shards),
             ProcessKind.AGGREGATOR: (self.shards, 1),
             ProcessKind.FRONT: (self.shards + 1, self.fronts),
+            ProcessKind.REST: (self.shards + 1 + self.fronts, 1),
         }[ProcessKind(kind)]
         if not 0 <= index < count:
             raise ConfigurationError(

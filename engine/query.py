@@ -177,7 +177,7 @@ class Readings:
         parts: list[Batch] = []
         missing = limit
         async for part in self._slices(ids, from_us, to_us, limit, width_us=width_us, after=after):
-            parts.append(_first(part, missing))
+            parts.append(part.part(0, missing))
             missing -= len(parts[-1])
             if missing == 0:
                 break
@@ -306,19 +306,6 @@ def _latest_of(batch: Batch, names: dict[int, TagName]) -> list[Latest]:
             zip(batch.ts_us, batch.tag_id, batch.status, batch.value, batch.kind, strict=True)
         )
     ]
-
-
-def _first(batch: Batch, rows: int) -> Batch:
-    if len(batch) <= rows:
-        return batch
-    return Batch(
-        ts_us=batch.ts_us[:rows],
-        tag_id=batch.tag_id[:rows],
-        status=batch.status[:rows],
-        value=batch.value[:rows],
-        kind=batch.kind[:rows],
-        texts={row: text for row, text in batch.texts.items() if row < rows},
-    )
 
 
 def _joined(parts: Sequence[Batch]) -> Batch:

@@ -67,6 +67,7 @@ class Settings:
     host: str = "127.0.0.1"
     metrics_port: int = 9090
     grpc_port: int = 50051
+    rest_port: int = 8080
     # A batch is flushed when it is this old or this large, whichever comes first.
     buffer_duration_ms: int = 5_000
     max_buffer_size: int = 10_000
@@ -91,6 +92,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "workers": (1, 256),
     "metrics_port": (0, 65535),
     "grpc_port": (0, 65535),
+    "rest_port": (0, 65535),
     "buffer_duration_ms": (10, 600_000),
     "max_buffer_size": (1, 10_000_000),
     "ring_rows": (1_024, 1 << 26),

@@ -30,6 +30,8 @@ COMMON = {"numpy", "orjson", "structlog"}
 OWNERS = {
     "asyncua": ("workers/opcua/",),
     "click": ("workers/cli/",),
+    "fastapi": ("workers/rest/",),
+    "fastapi_offline": ("workers/rest/",),
     "cryptography": ("engine/secrets.py", "workers/opcua/"),
     "google": ("workers/rpc/",),
     "grpc": ("workers/rpc/",),
@@ -46,9 +48,11 @@ OWNERS = {
         "engine/catalog",
         "engine/query",
     ),
-    "pydantic": ("engine/settings.py",),
+    "pydantic": ("engine/settings.py", "workers/rest/"),
     "rich": ("workers/cli/",),
     "scada": ("workers/rpc/",),
+    "starlette": ("workers/rest/",),
+    "uvicorn": ("workers/rest/",),
     "uvloop": ("workers/",),
 }
 STARTS_PROCESSES = {"subprocess", "multiprocessing", "concurrent"}
@@ -164,6 +168,7 @@ def test_each_foreign_library_is_imported_by_its_owner_only(room: str) -> None:
     [
         ("workers.supervisor", {"grpc", "asyncua", "psycopg", "pydantic", "prometheus_client"}),
         ("workers.ingest", {"grpc", "google", "pydantic", "rich", "click", "prometheus_client"}),
+        ("workers.rest.server", {"grpc", "google", "asyncua", "rich", "prometheus_client"}),
         ("workers.aggregator", {"grpc", "asyncua", "psycopg", "numpy", "pydantic", "rich", "click"}),
         ("engine.metrics", {"numpy", "structlog", "psycopg"}),
         ("engine.pipeline", {"grpc", "asyncua", "uvloop", "prometheus_client"}),

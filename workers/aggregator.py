@@ -5,8 +5,8 @@ workers.exposition, the sockets are workers.plain_http.
 
     /metrics   200, Prometheus text or OpenMetrics
     /livez     200 while this process runs
-    /readyz    200 when every ingest worker, every front and REST is ready and its heartbeat is fresh; else 503, and the JSON
-               names each process that is not, and why
+    /readyz    200 when every ingest worker, every front and REST is ready and its heartbeat is fresh; else 503,
+               and the JSON names each process that is not, and why
 
 The page is read at each request, nothing is kept: a figure is never older than its request.
 """

@@ -44,6 +44,7 @@ _MAIN_OF = {
     ProcessKind.INGEST: "workers.ingest",
     ProcessKind.AGGREGATOR: "workers.aggregator",
     ProcessKind.FRONT: "workers.rpc.front",
+    ProcessKind.REST: "workers.rest.server",
 }
 
 

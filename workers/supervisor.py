@@ -5,7 +5,7 @@ connection to anything: it has to outlive every failure of those. It imports wha
 of it, so that a worker is a fork away (see workers.child). Signals are blocked and taken one at a time with
 sigtimedwait(2), so that no handler runs in the middle of anything.
 
-    TERM, INT   stop: ingest workers drain and flush, then the front, then the aggregator (so that the last figures
+    TERM, INT   stop: ingest workers drain and flush, then gRPC, REST, then the aggregator (so that the last figures
                 can still be scraped); after `stop_deadline_s` what is left is killed
     again       fast stop: everything is killed now
     CHLD        a child died: start it again, after a back-off that doubles while it keeps dying
@@ -60,7 +60,7 @@ class _Child:
 
 @dataclass(slots=True)
 class Supervisor:
-    """Runs one engine: N ingest workers, the aggregator and the front."""
+    """Runs one engine: N ingest workers, the aggregator, the gRPC front and REST."""
 
     settings: Settings
     page: MetricsPage = field(init=False)
@@ -75,7 +75,11 @@ class Supervisor:
         self.page = MetricsPage.create(shards)
         self._settings_fd = settings_to_fd(self.settings)
         # The aggregator first: while the others still import their libraries it can already say who is not ready.
-        self._children = [_Child(ProcessKind.AGGREGATOR, 0), _Child(ProcessKind.FRONT, 0)]
+        self._children = [
+            _Child(ProcessKind.AGGREGATOR, 0),
+            _Child(ProcessKind.FRONT, 0),
+            _Child(ProcessKind.REST, 0),
+        ]
         self._children += [_Child(ProcessKind.INGEST, shard) for shard in range(shards)]
 
     def run(self) -> int:
@@ -88,6 +92,7 @@ class Supervisor:
                 workers=self.page.shards,
                 metrics_port=self.settings.metrics_port,
                 grpc_port=self.settings.grpc_port,
+                rest_port=self.settings.rest_port,
             )
             while self._failed is None:
                 self._start_due()
@@ -169,7 +174,7 @@ class Supervisor:
         """Stop kind after kind, each within what is left of the deadline; a second signal or the deadline kills."""
         deadline_s = time.monotonic() + self.settings.stop_deadline_s
         killed: list[str] = []
-        for kind in (ProcessKind.INGEST, ProcessKind.FRONT, ProcessKind.AGGREGATOR):
+        for kind in (ProcessKind.INGEST, ProcessKind.FRONT, ProcessKind.REST, ProcessKind.AGGREGATOR):
             children = [child for child in self._children if child.kind is kind and child.pid is not None]
             for child in children:
                 os.kill(_pid(child), signal.SIGTERM)

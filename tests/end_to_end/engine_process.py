@@ -114,6 +114,7 @@ def running_engine(
         "DATABASE_URL": master_dsn,
         "METRICS_PORT": str(metrics_port),
         "GRPC_PORT": str(grpc_port),
+        "SCADA_REST_PORT": str(free_port()),
         "BUFFER_DURATION_MS": "200",
         "SCADA_CATALOG_REFRESH_S": "0.5",
         "SCADA_OPCUA__PUBLISHING_INTERVAL_MS": "100",

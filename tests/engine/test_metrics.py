@@ -29,6 +29,7 @@ from engine.metrics import (
     Gauge,
     MetricsPage,
     ProcessKind,
+    ProcessSample,
     ProcessState,
     TenantSample,
 )
@@ -94,7 +95,7 @@ def test_the_bytes_are_where_the_layout_says(page: MetricsPage) -> None:
     words = words_of(page)
     assert struct.pack("@Q", words[0]) in (b"SCADAMET", b"SCADAMET"[::-1])
     assert words[1:6] == [1, 2, 1, 1024, os.fstat(page.fd).st_size]
-    assert os.fstat(page.fd).st_size == 4096 + 4096 + 4 * (4096 + 1024 * 1024)
+    assert os.fstat(page.fd).st_size == 4096 + 4096 + 5 * (4096 + 1024 * 1024)
     assert words[512:515] == [1, os.getpid(), 2**64 - 9]
     block = words[1024:]
     assert block[:2] == [ProcessState.READY, os.getpid()]
@@ -130,8 +131,8 @@ def test_a_page_takes_memory_only_for_what_was_written() -> None:
     page.snapshot()
     status = os.fstat(page.fd)
     assert status.st_size > 256 * 1024 * 1024
-    # Two tenants, and what reading the heads of 258 blocks touches: a page each.
-    assert status.st_blocks * 512 <= (258 + 8) * 4096
+    # Two tenants, and what reading the heads of 259 blocks touches: a page each.
+    assert status.st_blocks * 512 <= (259 + 8) * 4096
     page.close()
 
 
@@ -318,6 +319,11 @@ while True:
     assert last.dropped[DropReason.WORKER_KILLED] <= 3 * 10
 
 
+def _front_of(page: MetricsPage) -> ProcessSample:
+    (front,) = (each for each in page.snapshot().processes if each.kind is ProcessKind.FRONT)
+    return front
+
+
 def test_the_supervisor_sees_a_process_absent_while_it_is_dead_and_its_successor_when_it_claims(
     page: MetricsPage,
 ) -> None:
@@ -381,7 +387,9 @@ def test_one_tenant_too_many_is_refused_and_the_others_go_on(page: MetricsPage) 
     assert page._block(1) - page._block(0) == BLOCK_WORDS
 
 
-@pytest.mark.parametrize(("kind", "index"), [("ingest", 2), ("ingest", -1), ("front", 1), ("aggregator", 1)])
+@pytest.mark.parametrize(
+    ("kind", "index"), [("ingest", 2), ("ingest", -1), ("front", 1), ("aggregator", 1), ("rest", 1)]
+)
 def test_a_process_without_a_block_is_refused(page: MetricsPage, kind: str, index: int) -> None:
     with pytest.raises(ConfigurationError, match=f"{kind} processes, none for {index}"):
         page.process_state(kind, index)

@@ -209,9 +209,11 @@ def test_ready_says_which_process_is_not_and_why(page: MetricsPage, running: Pro
         "ingest-0": "not started yet",
         "ingest-1": "not started yet",
         "front-0": "not started yet",
+        "rest-0": "not started yet",
     }
     page.shard(0).set_state(ProcessState.READY)
     page.front().set_state(ProcessState.READY)
+    page.rest().set_state(ProcessState.READY)
     page.shard(1).beat()
     assert running.reasons() == {"ingest-1": "starting"}
     page.shard(1).set_state(ProcessState.READY)
@@ -231,6 +233,7 @@ def test_a_worker_without_a_fresh_heartbeat_is_not_ready_whatever_it_said_before
 ) -> None:
     page.shard(0).set_state(ProcessState.READY)
     page.front().set_state(ProcessState.READY)
+    page.rest().set_state(ProcessState.READY)
     now_ns = time.monotonic_ns()
     with monkeypatch.context() as past:
         past.setattr(time, "monotonic_ns", lambda: now_ns - int((HEARTBEAT_FRESH_S + 1) * 1e9))

@@ -43,7 +43,7 @@ class RunningFront:
 
     @property
     def state(self) -> ProcessState:
-        return self.page.snapshot().processes[-1].state
+        return self.page.process_state(ProcessKind.FRONT, 0)
 
     def health(self, service: str = "") -> str:
         """Return SERVING, NOT_SERVING, ..., or the status code of a call that failed."""

@@ -1,0 +1,122 @@
+"""Whose request it is. Owns the list of active tenants, as it was in the master database a few seconds ago.
+
+Until callers have tokens, the ports are open to this machine only, and a caller says itself which tenant it means, by
+its slug: how it does is the business of workers.rpc and workers.rest. Without a slug, the only active tenant is meant.
+What a caller is told is the same for a tenant that is disabled and for one that never was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from engine import catalog, database
+from engine.errors import DatabaseError, DatabaseUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    from psycopg import AsyncConnection
+
+    from engine.catalog import Tenant
+    from engine.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+# With the master database away, the tenants' own databases can still be read. For longer than this, a tenant that was
+# disabled meanwhile would go on being answered.
+STALE_MOST_S = 60.0
+_REFRESH_MOST_S = 15.0
+
+
+class NotIdentified(Exception):
+    """A request does not say, or not clearly, which tenant it is for."""
+
+
+class NotAllowed(Exception):
+    """The tenant that a request names is not open to its caller."""
+
+
+class TenantDirectory:
+    """The active tenants by slug; `refresh` reads them again, `tenant_of` asks nobody.
+
+    `application` is what pg_stat_activity shows; `place` is where a request names its tenant, for messages.
+    """
+
+    def __init__(self, settings: Settings, *, application: str, place: str) -> None:
+        self._settings = settings
+        self._application = application
+        self._place = place
+        self._master: AsyncConnection[Any] | None = None
+        self._tenants: dict[str, Tenant] = {}
+        self._read_at_s: float | None = None
+
+    async def follow(self) -> AsyncGenerator[bool, None]:
+        """Read the list every catalog_refresh_s, and yield after each try whether it is known. Has no end."""
+        failing = False
+        while True:
+            try:
+                await self.refresh()
+            except DatabaseError as exc:
+                if not failing:
+                    log.warning("the list of tenants cannot be read", error=str(exc), will_retry=True)
+                failing = True
+            else:
+                failing = False
+            yield self.is_known()
+            await asyncio.sleep(self._settings.catalog_refresh_s)
+
+    async def refresh(self) -> None:
+        """Read the list from the master database; raises a DatabaseError and keeps the old list when that fails."""
+        try:
+            async with asyncio.timeout(_REFRESH_MOST_S):
+                if self._master is None:
+                    self._master = await database.connect(
+                        self._settings.database_url, application=self._application, autocommit=True
+                    )
+                tenants = await catalog.list_tenants(self._master, self._settings)
+        except TimeoutError as exc:
+            await self.close()
+            raise DatabaseUnavailable(f"the master database did not answer in {_REFRESH_MOST_S:g} s") from exc
+        except BaseException:
+            await self.close()
+            raise
+        self._tenants = {tenant.slug: tenant for tenant in tenants}
+        self._read_at_s = time.monotonic()
+
+    async def close(self) -> None:
+        """Close the connection to the master database; `refresh` opens another."""
+        if self._master is not None:
+            master, self._master = self._master, None
+            await master.close()
+
+    def is_known(self) -> bool:
+        """Say whether the list was read, and not too long ago."""
+        return self._read_at_s is not None and time.monotonic() - self._read_at_s <= STALE_MOST_S
+
+    def active(self) -> set[str]:
+        """Return the DSNs of the active tenants."""
+        return {tenant.dsn for tenant in self._tenants.values()}
+
+    def tenant_of(self, named: Sequence[str]) -> Tenant:
+        """Return the tenant that a request is for, which names these slugs: one or none.
+
+        Raises NotIdentified, NotAllowed, and DatabaseUnavailable while the list is not known.
+        """
+        if not self.is_known():
+            raise DatabaseUnavailable(
+                "the list of tenants is not known, or too old: the master database is away"
+            )
+        if len(named) > 1:
+            raise NotIdentified(f"{self._place} is there more than once")
+        if named:
+            tenant = self._tenants.get(named[0])
+            if tenant is None:
+                raise NotAllowed(f"the tenant that {self._place} names is not open to this caller")
+            return tenant
+        if len(self._tenants) != 1:
+            raise NotIdentified(f"which tenant? name its slug in {self._place}")
+        return next(iter(self._tenants.values()))
