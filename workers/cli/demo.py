@@ -22,6 +22,7 @@ from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
 from typing import NoReturn
+from uuid import UUID
 
 import click
 
@@ -126,19 +127,20 @@ class Demo:
             "DATABASE_URL": postgres.dsn(MASTER),
             "METRICS_PORT": str(self._port("metrics", settings.metrics_port)),
             "GRPC_PORT": str(self._port("gRPC", settings.grpc_port)),
+            "SCADA_REST_PORT": str(self._port("REST", settings.rest_port)),
         }
         settings = load(environment=environment)
         with self._steps.step("creating and migrating the databases"):
             asyncio.run(_prepare_databases(postgres.dsn(), settings))
         with self._steps.step("starting the simulator of two wells"):
             self._wait(simulator, lambda: "READY " in simulator.log_text())
-        asyncio.run(_seed(settings, f"opc.tcp://127.0.0.1:{simulator_port}"))
+        well_id = asyncio.run(_seed(settings, f"opc.tcp://127.0.0.1:{simulator_port}"))
         with self._steps.step("starting the engine"):
             engine = self._start_child("engine", "run", stops=stops, environment=environment,
                                        deadline_s=settings.stop_deadline_s + _ENGINE_STOP_EXTRA_S)  # fmt: skip
             self._wait(engine, lambda: is_ready(settings.metrics_port))
         _write_env(self._folder / "env", environment)
-        self._watch(settings, postgres)
+        self._watch(settings, postgres, well_id)
 
     def _postgres_folder(self) -> Path:
         """Where the server's data goes: with ours, unless we are root and its user cannot go there (as below /root)."""
@@ -181,11 +183,11 @@ class Demo:
                 )
             time.sleep(_POLL_S)
 
-    def _watch(self, settings: Settings, postgres: EmbeddedPostgres) -> NoReturn:
+    def _watch(self, settings: Settings, postgres: EmbeddedPostgres, well_id: UUID) -> NoReturn:
         """Show the figures until a signal, or until something ends."""
         from workers.cli.watch import watch  # noqa: PLC0415  (gRPC must not see our children being forked)
 
-        commands = _commands(settings, self._folder)
+        commands = _commands(settings, self._folder, well_id)
         for _ in watch(self._console, settings, tenant=TENANT, commands=commands):
             for child in self._children:
                 if child.exit_status is not None:
@@ -242,27 +244,32 @@ async def _prepare_databases(server_dsn: str, settings: Settings) -> None:
         await add_tenant(settings, TENANT, "Demo")
 
 
-async def _seed(settings: Settings, endpoint: str) -> None:
+async def _seed(settings: Settings, endpoint: str) -> UUID:
+    """Make the wells with their tags, and return the well in the Permian basin."""
     async with tenant_database(settings, TENANT) as (tenant, database):
         await catalog.seed(database, tenant.id, endpoint)
+        wells = await catalog.list_wells(database)
+    return next(well.id for well in wells if well.name.startswith("Permian"))
 
 
 def _write_env(file: Path, environment: Mapping[str, str]) -> None:
     """Write the variables that lead a shell's commands here; the database's password is among them."""
     file.unlink(missing_ok=True)
     file.touch(mode=0o600)
-    names = ("DATABASE_URL", "METRICS_PORT", "GRPC_PORT")
+    names = ("DATABASE_URL", "METRICS_PORT", "GRPC_PORT", "SCADA_REST_PORT")
     file.write_text("".join(f"export {name}={shlex.quote(environment[name])}\n" for name in names), "utf-8")
 
 
-def _commands(settings: Settings, folder: Path) -> list[str]:
-    """Return commands to try next, fit to be copied; a REST address has its place here once there is one."""
+def _commands(settings: Settings, folder: Path, well_id: UUID) -> list[str]:
+    """Return commands to try next, fit to be copied."""
     program = _program()
     default = Settings()
     port = "" if settings.grpc_port == default.grpc_port else f"GRPC_PORT={settings.grpc_port} "
     return [
         f"{port}{program} query --well Permian --from -5m",
         f"grpcurl -plaintext localhost:{settings.grpc_port} scada.v1.ReadingService/GetLatestReadings",
+        f'curl -s "localhost:{settings.rest_port}/scada/readings?wellId={well_id}&from=$(date -u +%F)"',
+        f"curl -s localhost:{settings.rest_port}/scada/connections",
         f"curl -s localhost:{settings.metrics_port}/metrics",
         f". {shlex.quote(_shown(folder / 'env'))}; {program} connection list",
     ]

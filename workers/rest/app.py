@@ -6,6 +6,7 @@ sent. Lists are JSON arrays; where a page is not the last one, the header X-Next
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -153,15 +154,16 @@ async def create_tags(
 
 async def list_readings(caller: Caller, query: Annotated[ReadingsQuery, Query()]) -> Response:
     """List a well's readings in the order of their time."""
-    wanted = Range(
-        Selection(query.well_id, None), rows.moment_us("from", query.from_), rows.moment_us("to", query.to)
-    )
+    from_us = rows.moment_us("from", query.from_)
+    to_us = time.time_ns() // 1_000 if query.to is None else rows.moment_us("to", query.to)
+    # What is asked for is the same on the next page, where it is later.
+    wanted = Range(Selection(query.well_id, None), from_us, 0 if query.to is None else to_us)
     after = cursor_of(query.cursor, wanted)
     tags = await caller.readings.tags(well_id=query.well_id)
     # One more than asked for: it tells whether there is a next page.
     batch = await caller.readings.range(
-        from_us=wanted.from_us,
-        to_us=wanted.to_us,
+        from_us=from_us,
+        to_us=to_us,
         well_id=query.well_id,
         limit=query.limit + 1,
         after=after,

@@ -105,7 +105,11 @@ class ReadingsQuery(_Received):
         description="ISO 8601 (without an offset it is UTC) or milliseconds since 1970; belongs to the range.",
         examples=["2026-11-23T14:00:00Z"],
     )
-    to: str = Field(description="The same; does not belong to the range.", examples=["1795442400000"])
+    to: str | None = Field(
+        None,
+        description="The same; does not belong to the range. Without it: now.",
+        examples=["1795442400000"],
+    )
     limit: int = Field(PAGE_ROWS_DEFAULT, ge=1, le=PAGE_ROWS_MOST)
     cursor: str = Field("", max_length=200, description="X-Next-Cursor of the page before.")
 

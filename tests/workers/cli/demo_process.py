@@ -90,7 +90,7 @@ class DemoProcess:
         """Wait until no process that `descendants` ever saw runs any more, and no port answers."""
         _, alive = psutil.wait_procs(list(self.seen.values()), timeout=_STOP_S)
         assert [process.cmdline() for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
-        for name in ("METRICS_PORT", "GRPC_PORT"):
+        for name in ("METRICS_PORT", "GRPC_PORT", "SCADA_REST_PORT"):
             with socket.socket() as probe:
                 assert probe.connect_ex(("127.0.0.1", int(self.environment()[name]))) != 0
 
@@ -115,7 +115,8 @@ def running_demo(folder: Path, *, terminal: bool = False, **variables: str) -> I
             # Only a controlling terminal turns a typed Ctrl-C into a signal.
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
-    environment = bare_environment(**({"METRICS_PORT": "0", "GRPC_PORT": "0", "TERM": "xterm"} | variables))
+    ports = {"METRICS_PORT": "0", "GRPC_PORT": "0", "SCADA_REST_PORT": "0"}
+    environment = bare_environment(**(ports | {"TERM": "xterm"} | variables))
     process = subprocess.Popen(
         [sys.executable, "-m", "workers.cli", "demo", "--dir", str(folder)],
         cwd=folder.parent,

@@ -60,7 +60,7 @@ def test_ctrl_c_ends_the_view_on_a_terminal_and_the_next_start_keeps_the_reading
         found = cli("query", "--from", "-1h", "--limit", "1", "--json", **again.environment()).stdout
         assert orjson.loads(found) == orjson.loads(first)
 
-        second = cli("demo", "--dir", str(folder), METRICS_PORT="0", GRPC_PORT="0")
+        second = cli("demo", "--dir", str(folder), METRICS_PORT="0", GRPC_PORT="0", SCADA_REST_PORT="0")
         assert second.returncode == 2
         assert "in use by another process" in second.stderr
 

@@ -39,7 +39,9 @@ def settings_for(master_dsn: str, **changes: Any) -> Settings:
 @pytest.fixture(scope="module")
 def rest(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningRest]:
     """A REST process over the world."""
-    with running_rest(settings_for(world.databases.master_dsn), tmp_path_factory.mktemp("rest")) as running:
+    # The readings are of 2025, and some tests ask for all until now.
+    settings = settings_for(world.databases.master_dsn, max_query_days=3_650)
+    with running_rest(settings, tmp_path_factory.mktemp("rest")) as running:
         running.wait_ready()
         yield running
 
