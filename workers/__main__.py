@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 from workers import logs
-from workers.child import set_title, settings_from_fd
-from workers.supervisor import Supervisor
+from workers.child import set_title
+from workers.supervisor import Supervisor, inherited_settings
 
 
 def main(argv: list[str]) -> int:
     """Run the engine with the settings behind an inherited descriptor; return the exit status."""
-    fd = int(argv[0])
-    settings = settings_from_fd(fd)
-    os.close(fd)
+    settings = inherited_settings(int(argv[0]))
     logs.configure(settings, process="supervisor", index=0)
     set_title("scada-engine")
     return Supervisor(settings).run()

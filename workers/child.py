@@ -1,14 +1,11 @@
-"""How the supervisor starts a child, and how a child begins. Owns the hand-over of Settings and of the metrics page.
+"""How the supervisor starts a child, and how a child begins.
 
-Ingest workers are forked from the supervisor, which has imported for all of them what they need: a worker is ready in
-a few milliseconds, also when it is started again, and N workers share the memory of what was imported once. The
-others are forked and then execute a fresh interpreter, because what they need does not belong into an ingest worker:
-gRPC must not live through a fork at all.
+Every child is forked from the supervisor, which first imports what children of its kind have in common with later
+ones: it is imported once and shared, so that N workers are started for the price of one, and a worker that died is
+back in milliseconds. What only one kind needs, it imports itself after the fork: gRPC, which must not live through
+one, and the web framework never get into the supervisor or into an ingest worker.
 
-What an executed child needs comes as inherited file descriptors (memfd_create(2)): nothing secret is in its arguments
-or its environment.
-
-    python -m workers.child KIND INDEX SETTINGS_FD PAGE_FD SUPERVISOR_PID
+A child never returns into the supervisor's code: it ends with os._exit.
 """
 
 from __future__ import annotations
@@ -17,7 +14,6 @@ import ctypes
 import gc
 import logging
 import os
-import pickle
 import signal
 import sys
 import traceback
@@ -48,40 +44,23 @@ _MAIN_OF = {
 }
 
 
-def settings_to_fd(settings: Settings) -> int:
-    """Return the descriptor of an anonymous file that holds the settings, for a process that is to inherit it."""
-    fd = os.memfd_create("scada-settings", 0)
-    os.write(fd, pickle.dumps(settings))
-    return fd
+# Imported before the fork, in the order in which children are started: the processors are busy from the first moment.
+_SHARED = {
+    ProcessKind.AGGREGATOR: (),
+    ProcessKind.FRONT: ("uvloop", "engine.catalog", "engine.query"),
+    ProcessKind.REST: ("uvloop", "engine.catalog", "engine.query"),
+    ProcessKind.INGEST: ("workers.ingest",),
+}
 
 
-def settings_from_fd(fd: int) -> Settings:
-    """Return the settings that our own parent wrote."""
-    size = os.fstat(fd).st_size
-    settings: Settings = pickle.loads(os.pread(fd, size, 0))
-    return settings
-
-
-def preload() -> None:
-    """Import in this process what ingest workers need, before they are forked.
-
-    BLAS would start threads at its import, and a process with threads must not be forked; we only multiply and add.
-    """
+def start(kind: ProcessKind, index: int, *, settings: Settings, page: MetricsPage) -> int:
+    """Fork a child with every signal unblocked and at its default; return its process id."""
+    # BLAS would start threads at its import, and a process with threads must not be forked; we only multiply and add.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    import_module(_MAIN_OF[ProcessKind.INGEST])
+    for module in _SHARED[kind]:
+        import_module(module)
     # What is there now stays for good: the collector need not touch it, so that the pages stay shared.
-    gc.collect()
     gc.freeze()
-
-
-def start(kind: ProcessKind, index: int, *, settings: Settings, settings_fd: int, page_fd: int) -> int:
-    """Start a child with every signal unblocked and at its default; return its process id."""
-    if kind is ProcessKind.INGEST:
-        return _fork(kind, index, settings=settings, page_fd=page_fd)
-    return _spawn(kind, index, settings_fd=settings_fd, page_fd=page_fd)
-
-
-def _fork(kind: ProcessKind, index: int, *, settings: Settings, page_fd: int) -> int:
     parent_pid = os.getpid()
     pid = os.fork()
     if pid:
@@ -91,7 +70,7 @@ def _fork(kind: ProcessKind, index: int, *, settings: Settings, page_fd: int) ->
         for signum in _DEFAULTED:
             signal.signal(signum, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
-        status = _begin(kind, index, settings=settings, page_fd=page_fd, parent_pid=parent_pid)
+        status = _begin(kind, index, settings=settings, page_fd=page.fd, parent_pid=parent_pid)
     except BaseException:  # noqa: BLE001  (nothing of the supervisor's own code may run in the child)
         traceback.print_exc()
     finally:
@@ -99,19 +78,6 @@ def _fork(kind: ProcessKind, index: int, *, settings: Settings, page_fd: int) ->
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
-
-
-def _spawn(kind: ProcessKind, index: int, *, settings_fd: int, page_fd: int) -> int:
-    numbers = [str(number) for number in (index, settings_fd, page_fd, os.getpid())]
-    for fd in (settings_fd, page_fd):
-        os.set_inheritable(fd, True)
-    return os.posix_spawn(
-        sys.executable,
-        [sys.executable, "-m", __name__, kind.value, *numbers],
-        os.environ,
-        setsigmask=[],
-        setsigdef=_DEFAULTED,
-    )
 
 
 def follow_parent(parent_pid: int, signum: int = signal.SIGTERM) -> None:
@@ -142,15 +108,3 @@ def _begin(kind: ProcessKind, index: int, *, settings: Settings, page_fd: int, p
         print(f"scada-engine: {kind.value}: {exc}", file=sys.stderr)
         return EXIT_CONFIGURATION if isinstance(exc, ConfigurationError) else EXIT_FAILED
     return status
-
-
-def main(argv: list[str]) -> int:
-    """Run the child that the arguments name; return its exit status."""
-    kind = ProcessKind(argv[0])
-    index, settings_fd, page_fd, parent_pid = map(int, argv[1:5])
-    settings = settings_from_fd(settings_fd)
-    return _begin(kind, index, settings=settings, page_fd=page_fd, parent_pid=parent_pid)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

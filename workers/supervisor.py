@@ -1,8 +1,8 @@
 """The supervisor: starts the children, starts again what dies, and stops them in order.
 
 Owns the metrics page's memory, the children's process ids and the signals. One thread, no event loop, no gRPC, no
-connection to anything: it has to outlive every failure of those. It imports what ingest workers need and runs none
-of it, so that a worker is a fork away (see workers.child). Signals are blocked and taken one at a time with
+connection to anything: it has to outlive every failure of those. It imports what its children share and runs none of
+it, so that a child is a fork away (see workers.child). Signals are blocked and taken one at a time with
 sigtimedwait(2), so that no handler runs in the middle of anything.
 
     TERM, INT   stop: ingest workers drain and flush, then gRPC, REST, then the aggregator (so that the last figures
@@ -17,6 +17,7 @@ wrong setting does not get better by trying.
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import sys
 import time
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, NoReturn
 import structlog
 
 from engine.metrics import MetricsPage, ProcessKind, ProcessState
-from workers.child import EXIT_CONFIGURATION, EXIT_FAILED, preload, settings_to_fd, start
+from workers.child import EXIT_CONFIGURATION, EXIT_FAILED, start
 
 if TYPE_CHECKING:
     from engine.settings import Settings
@@ -65,20 +66,18 @@ class Supervisor:
     settings: Settings
     page: MetricsPage = field(init=False)
     _children: list[_Child] = field(init=False)
-    _settings_fd: int = field(init=False)
     _was_ready: bool = field(default=False, init=False)
-    _preloaded: bool = field(default=False, init=False)
     _failed: int | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         shards = self.settings.worker_count()
         self.page = MetricsPage.create(shards)
-        self._settings_fd = settings_to_fd(self.settings)
         # The aggregator first: while the others still import their libraries it can already say who is not ready.
         self._children = [
             _Child(ProcessKind.AGGREGATOR, 0),
-            _Child(ProcessKind.FRONT, 0),
+            # The longest imports of their own before the shorter ones.
             _Child(ProcessKind.REST, 0),
+            _Child(ProcessKind.FRONT, 0),
         ]
         self._children += [_Child(ProcessKind.INGEST, shard) for shard in range(shards)]
 
@@ -126,17 +125,7 @@ class Supervisor:
         now_s = time.monotonic()
         for child in self._children:
             if child.pid is None and child.due_s <= now_s:
-                if child.kind is ProcessKind.INGEST and not self._preloaded:
-                    # Now, and not earlier: the processes before it in the list import their own meanwhile.
-                    preload()
-                    self._preloaded = True
-                child.pid = start(
-                    child.kind,
-                    child.index,
-                    settings=self.settings,
-                    settings_fd=self._settings_fd,
-                    page_fd=self.page.fd,
-                )
+                child.pid = start(child.kind, child.index, settings=self.settings, page=self.page)
                 child.started_s = now_s
                 log.debug("started", child=child.name, pid=child.pid)
 
@@ -226,8 +215,16 @@ def become_supervisor(settings: Settings) -> NoReturn:
 
     What the supervisor has in memory, every ingest worker has too.
     """
-    fd = settings_to_fd(settings)
-    os.set_inheritable(fd, True)
+    fd = os.memfd_create("scada-settings", 0)  # inherited: nothing secret gets into arguments or environment
+    os.write(fd, pickle.dumps(settings))
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, "-m", "workers", str(fd)])
+
+
+def inherited_settings(fd: int) -> Settings:
+    """Return what `become_supervisor` left for us, and close the descriptor."""
+    with os.fdopen(fd, "rb") as file:
+        file.seek(0)
+        settings: Settings = pickle.load(file)
+    return settings

@@ -34,7 +34,7 @@ def free_port() -> int:
         return port
 
 
-def until(what: str, probe: Callable[[], T | None], *, timeout_s: float = 20.0) -> T:
+def until(what: str, probe: Callable[[], T | None], *, timeout_s: float = 20.0, poll_s: float = 0.05) -> T:
     """Return the first truthy answer of `probe`; fail with `what` when there is none in time."""
     deadline_s = time.monotonic() + timeout_s
     while True:
@@ -43,7 +43,7 @@ def until(what: str, probe: Callable[[], T | None], *, timeout_s: float = 20.0) 
             return answer
         if time.monotonic() > deadline_s:
             raise AssertionError(f"not within {timeout_s} s: {what}")
-        time.sleep(0.05)
+        time.sleep(poll_s)
 
 
 @dataclass
