@@ -1,12 +1,10 @@
-"""A REST process as the supervisor starts it, a child process of the tests, and a client that speaks JSON."""
+"""A REST process alone, begun as the supervisor's children begin, and a client that speaks JSON."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from urllib.parse import urlencode
 from engine.metrics import MetricsPage, ProcessKind, ProcessState
 from engine.settings import Settings
 from tests.end_to_end.engine_process import until
-from workers.child import settings_to_fd
+from tests.workers.one_child import start_alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,21 +92,13 @@ class RunningRest:
 def running_rest(settings: Settings, folder: Path) -> Iterator[RunningRest]:
     """Run a REST process with these settings; kill it at the end if it still runs."""
     page = MetricsPage.create(1)
-    settings_fd = settings_to_fd(settings)
-    arguments = [ProcessKind.REST.value, "0", str(settings_fd), str(page.fd), str(os.getpid())]
     log = folder / f"rest-{settings.rest_port}.log"
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "workers.child", *arguments],
-            pass_fds=(settings_fd, page.fd),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+        process = start_alone(ProcessKind.REST, settings, page, stdout=output, stderr=subprocess.STDOUT)
     try:
         yield RunningRest(process, settings.rest_port, log, page)
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
         process.wait(10)
-        os.close(settings_fd)
         page.close()
