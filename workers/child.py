@@ -70,7 +70,7 @@ def start(kind: ProcessKind, index: int, *, settings: Settings, page: MetricsPag
         for signum in _DEFAULTED:
             signal.signal(signum, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
-        status = _begin(kind, index, settings=settings, page_fd=page.fd, parent_pid=parent_pid)
+        status = begin(kind, index, settings=settings, page_fd=page.fd, parent_pid=parent_pid)
     except BaseException:  # noqa: BLE001  (nothing of the supervisor's own code may run in the child)
         traceback.print_exc()
     finally:
@@ -94,7 +94,7 @@ def set_title(title: str) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_NAME, title.encode(), 0, 0, 0)
 
 
-def _begin(kind: ProcessKind, index: int, *, settings: Settings, page_fd: int, parent_pid: int) -> int:
+def begin(kind: ProcessKind, index: int, *, settings: Settings, page_fd: int, parent_pid: int) -> int:
     """Run a child from its first moment to its exit status."""
     follow_parent(parent_pid)
     set_title(f"scada-{kind.value}-{index}")

@@ -23,8 +23,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.utils import floatToGoString
 
-from engine import metric_names as names
-from engine.metrics import Counter, DropReason, Gauge, ProcessState
+from engine.metrics import Counter, DropReason, Gauge, ProcessState, names
 from engine.version import VERSION
 
 if TYPE_CHECKING:

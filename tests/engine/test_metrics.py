@@ -13,16 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from engine import metric_samples
 from engine.errors import ConfigurationError, InvalidInput
-from engine.metric_layout import (
-    BLOCK_WORDS,
-    TENANT_WORDS,
-    TENANTS_PER_BLOCK,
-    ProcessWord,
-    TenantWord,
-)
-from engine.metric_names import BATCH_ROWS_BOUNDS, COUNTERS, GAUGES, WRITE_SECONDS_BOUNDS
 from engine.metrics import (
     Counter,
     DropReason,
@@ -32,7 +23,16 @@ from engine.metrics import (
     ProcessSample,
     ProcessState,
     TenantSample,
+    samples,
 )
+from engine.metrics.layout import (
+    BLOCK_WORDS,
+    TENANT_WORDS,
+    TENANTS_PER_BLOCK,
+    ProcessWord,
+    TenantWord,
+)
+from engine.metrics.names import BATCH_ROWS_BOUNDS, COUNTERS, GAUGES, WRITE_SECONDS_BOUNDS
 from tests.engine.counting import committed, received
 
 _DEADLINE_S = 20.0
@@ -239,7 +239,7 @@ def test_a_reader_in_another_process_sees_numbers_that_add_up(
     page: MetricsPage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As patient as it takes: a writer may lose its processor in the middle of a change for longer than a scrape waits.
-    monkeypatch.setattr(metric_samples, "_READ_TRIES", 100_000)
+    monkeypatch.setattr(samples, "_READ_TRIES", 100_000)
     body = """
 slots = page.shard(0).tenant("acme")
 print("begun", flush=True)

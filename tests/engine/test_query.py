@@ -14,7 +14,8 @@ import pytest
 from engine import catalog
 from engine.database import connect
 from engine.errors import DatabaseNotMigrated, DatabaseUnavailable, InvalidInput, NotFound
-from engine.query import _BEGIN, Cursor, Readings, _page
+from engine.query import Cursor, Readings
+from engine.query.readings import _BEGIN, _page
 from engine.readings import Batch, Kind
 from engine.settings import Settings
 from engine.store import Store
@@ -156,7 +157,7 @@ async def test_a_page_of_very_many_tags_goes_slice_by_slice_and_is_the_same(
 ) -> None:
     rows = random_rows(5, 2_000, times=300, step_us=HOUR_US // 3)
     await store.write(batch_of(rows))
-    monkeypatch.setattr("engine.query._MOST_ENTRIES_AT_ONCE", 10)
+    monkeypatch.setattr("engine.query.readings._MOST_ENTRIES_AT_ONCE", 10)
     window: dict[str, Any] = {"from_us": BASE_US - DAY_US * 30, "to_us": BASE_US + DAY_US * 30}
     assert await all_pages(readings, 700, **window) == in_order(rows)
 
@@ -372,7 +373,7 @@ async def test_queries_share_a_few_connections_and_leave_none_behind(
 async def test_idle_connections_are_closed_after_a_while(
     wells: dict[str, UUID], databases: MasterAndTenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.query_connections._IDLE_S", 0.05)
+    monkeypatch.setattr("engine.query.connections._IDLE_S", 0.05)
     readings = Readings(databases.tenant_dsn, Settings(), "test idle")
     await readings.latest()
     query = "select from pg_stat_activity where application_name = 'test idle'"
@@ -401,11 +402,11 @@ async def test_a_query_that_takes_too_long_is_cancelled_and_the_next_one_works(
 ) -> None:
     await readings.latest()
     await database.execute("lock table readings in access exclusive mode")
-    monkeypatch.setattr("engine.query._QUERY_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("engine.query.readings._QUERY_TIMEOUT_S", 0.2)
     with pytest.raises(DatabaseUnavailable, match=r"no answer to a query in 0\.2 seconds"):
         await readings.latest(tag_ids=[1])
     await database.rollback()
-    monkeypatch.setattr("engine.query._QUERY_TIMEOUT_S", 10)
+    monkeypatch.setattr("engine.query.readings._QUERY_TIMEOUT_S", 10)
     assert await readings.latest() == []
 
 

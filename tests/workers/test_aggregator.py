@@ -24,8 +24,9 @@ from engine.metrics import DropReason, Gauge, MetricsPage, ProcessKind, ProcessS
 from engine.settings import Settings
 from engine.version import VERSION
 from tests.engine.counting import committed, received
+from tests.workers.one_child import start_alone
 from workers.aggregator import settled
-from workers.child import EXIT_CONFIGURATION, settings_to_fd
+from workers.child import EXIT_CONFIGURATION
 from workers.exposition import HEARTBEAT_FRESH_S
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0;q=0.9,text/plain;version=0.0.4;q=0.5"
@@ -86,23 +87,7 @@ def key(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
 
 @contextmanager
 def aggregator_process(page: MetricsPage, settings: Settings) -> Iterator[subprocess.Popen[str]]:
-    settings_fd = settings_to_fd(settings)
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "workers.child",
-            "aggregator",
-            "0",
-            str(settings_fd),
-            str(page.fd),
-            str(os.getpid()),
-        ],
-        pass_fds=[settings_fd, page.fd],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    os.close(settings_fd)
+    process = start_alone(ProcessKind.AGGREGATOR, settings, page, stderr=subprocess.PIPE, text=True)
     try:
         yield process
     finally:

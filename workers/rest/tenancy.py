@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from engine.query import Readings
-from engine.query_connections import QueryConnections
+from engine.query.connections import QueryConnections
 from workers.rest.answers import Busy
 
 if TYPE_CHECKING:

@@ -1,11 +1,9 @@
-"""A front as the supervisor starts it: `python -m workers.child FRONT ...`, a child process of the tests."""
+"""A front alone, begun as the supervisor's children begin; a child process of the tests."""
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +18,7 @@ from engine.metrics import MetricsPage, ProcessKind, ProcessState
 from engine.settings import Settings
 from scada.v1.readings_pb2_grpc import ReadingServiceStub
 from tests.end_to_end.engine_process import until
-from workers.child import settings_to_fd
+from tests.workers.one_child import start_alone
 
 
 @dataclass
@@ -70,16 +68,9 @@ class RunningFront:
 def running_front(settings: Settings, folder: Path) -> Iterator[RunningFront]:
     """Run a front with these settings; kill it at the end if it still runs."""
     page = MetricsPage.create(1)
-    settings_fd = settings_to_fd(settings)
-    arguments = [ProcessKind.FRONT.value, "0", str(settings_fd), str(page.fd), str(os.getpid())]
     log = folder / f"front-{settings.grpc_port}.log"
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "workers.child", *arguments],
-            pass_fds=(settings_fd, page.fd),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+        process = start_alone(ProcessKind.FRONT, settings, page, stdout=output, stderr=subprocess.STDOUT)
     front = RunningFront(process, settings.grpc_port, log, page)
     try:
         yield front
@@ -88,5 +79,4 @@ def running_front(settings: Settings, folder: Path) -> Iterator[RunningFront]:
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
         process.wait(10)
-        os.close(settings_fd)
         page.close()

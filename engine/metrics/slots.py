@@ -1,6 +1,6 @@
 """The writers of the shared-memory page: a process's block, and one tenant's slots in it.
 
-The rules (one writer, whole words, what belongs together) are in engine/metrics.py; take slots from MetricsPage.
+The rules (one writer, whole words, what belongs together) are in engine/metrics/page.py; take slots from MetricsPage.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from engine.errors import ConfigurationError, InvalidInput
-from engine.metric_layout import (
+from engine.metrics.layout import (
     SLUG_MOST_BYTES,
     TENANTS_PER_BLOCK,
     ProcessWord,
@@ -20,7 +20,7 @@ from engine.metric_layout import (
     tenant_word,
     write_slug,
 )
-from engine.metric_names import (
+from engine.metrics.names import (
     BATCH_ROWS_BOUNDS,
     WRITE_SECONDS_BOUNDS,
     Counter,

@@ -1,6 +1,6 @@
 """What is counted: every counter, gauge, drop reason and process state, with its name and its words, once.
 
-Owns the vocabulary and the bounds of the histograms. Where the numbers are kept is engine/metrics.py, how they are
+Owns the vocabulary and the bounds of the histograms. Where the numbers are kept is engine/metrics/page.py, how they are
 served is workers/aggregator.py. The value of an integer member is its place in the shared-memory page; all processes
 of one supervisor run the same code, so places may change from release to release.
 

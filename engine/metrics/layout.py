@@ -1,4 +1,4 @@
-"""Where each number of the shared-memory page is: its bytes are known here only. engine/metrics.py says how it is used.
+"""Where each number of the shared-memory page is: its bytes are known here only. page.py says how it is used.
 
 In 8-byte words of the machine's byte order:
 

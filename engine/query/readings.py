@@ -24,8 +24,8 @@ from psycopg.rows import class_row
 from engine._fastpath import decode_copy
 from engine.database import translated
 from engine.errors import DatabaseUnavailable, NotFound
-from engine.query_connections import QueryConnections
-from engine.query_selection import (
+from engine.query.connections import QueryConnections
+from engine.query.selection import (
     MOST_TAGS,
     Cursor,
     check_cursor,
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn
 
     from engine.settings import Settings
-
-__all__ = ["Cursor", "Latest", "Readings", "TagName"]
 
 _MOST_CONNECTIONS = 4
 _CONNECTION_WAIT_S = 10.0

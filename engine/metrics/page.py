@@ -1,8 +1,7 @@
 """The shared-memory page that every process counts into, and the snapshot that the aggregator takes of it.
 
-Owns the page's life: create, attach, claim, snapshot. The words are in engine/metric_names.py, the byte layout in
-engine/metric_layout.py, the writers in engine/metric_slots.py, what a reader gets in engine/metric_samples.py; import
-them from here.
+Owns the page's life: create, attach, claim, snapshot. The words are in names.py, the byte layout in layout.py, the
+writers in slots.py, what a reader gets in samples.py.
 
 The page is an anonymous memory file (memfd_create(2)) that the supervisor creates, sealed against a change of its
 size; children inherit the descriptor. It outlives a worker, so counters go on where a killed worker left them. The
@@ -33,7 +32,7 @@ import mmap
 import os
 
 from engine.errors import ConfigurationError
-from engine.metric_layout import (
+from engine.metrics.layout import (
     BYTE_ORDER,
     MAGIC,
     TENANTS_PER_BLOCK,
@@ -46,33 +45,15 @@ from engine.metric_layout import (
     supervisor_word,
     tenant_word,
 )
-from engine.metric_names import Counter, DropReason, Gauge, ProcessKind, ProcessState
-from engine.metric_samples import (
-    HistogramSample,
+from engine.metrics.names import ProcessKind, ProcessState
+from engine.metrics.samples import (
     PageSample,
     ProcessSample,
-    TenantSample,
     read_process,
     read_tenant,
     sum_by_slug,
 )
-from engine.metric_slots import ProcessSlots, ShardSlots, TenantSlots
-
-__all__ = [
-    "Counter",
-    "DropReason",
-    "Gauge",
-    "HistogramSample",
-    "MetricsPage",
-    "PageSample",
-    "ProcessKind",
-    "ProcessSample",
-    "ProcessSlots",
-    "ProcessState",
-    "ShardSlots",
-    "TenantSample",
-    "TenantSlots",
-]
+from engine.metrics.slots import ProcessSlots, ShardSlots
 
 
 class MetricsPage:

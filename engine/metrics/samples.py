@@ -8,8 +8,8 @@ from operator import add
 from struct import Struct
 from typing import TYPE_CHECKING
 
-from engine.metric_layout import WORD, ProcessWord, SupervisorWord, TenantWord
-from engine.metric_names import (
+from engine.metrics.layout import WORD, ProcessWord, SupervisorWord, TenantWord
+from engine.metrics.names import (
     BATCH_ROWS_BOUNDS,
     WRITE_SECONDS_BOUNDS,
     Counter,
