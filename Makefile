@@ -101,6 +101,9 @@ export SHOW_PROGRESS
 install = { PYTHONUNBUFFERED=1 $(PIP) install --no-compile --constraint constraints.txt --no-build-isolation $(1) 2>&1; \
 	echo "pip ended with $$?"; } | $(BIN)/python -c "$$SHOW_PROGRESS"
 
+# In a variable, because a comma would end the argument of `call`.
+FOR_DEVELOPMENT := '.[embedded,dev]'
+
 # Compiling asyncua's large modules leaves 40 MB behind in the process that does it: here it is a short-lived one.
 warm = $(BIN)/python -c 'import workers.ingest'
 
@@ -123,7 +126,7 @@ $(VENV)/.ready-run: pyproject.toml setup.py constraints.txt | $(VENV)/.ready-bui
 
 $(VENV)/.ready-dev: pyproject.toml setup.py constraints.txt | $(VENV)/.ready-build
 	@echo 'setting up, once: packages for running and development, and the compiled extension (a minute or two)'
-	@$(call install,--editable '.[embedded,dev]')
+	@$(call install,--editable $(FOR_DEVELOPMENT))
 	@$(warm)
 	@touch $(VENV)/.ready-run $@
 
