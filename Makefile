@@ -27,7 +27,7 @@ lint: $(VENV)/.ready-dev $(VENV)/.built ## Check style, types, Cython and that t
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check . || { echo 'run `make format`' >&2; exit 1; }
 	@$(BIN)/mypy engine workers bench tests
-	@$(BIN)/cython-lint engine
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/cython-lint engine
 	@$(BIN)/python protos/generate.py --check
 
 format: $(VENV)/.ready-dev ## Rewrite the Python files in the house's style
