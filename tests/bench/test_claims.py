@@ -39,10 +39,10 @@ def test_without_a_name_the_claims_are_listed() -> None:
 def test_an_unknown_claim_is_an_error_that_names_those_there_are() -> None:
     done = bench("decoding")
     assert done.returncode == 2
-    assert "there is no claim 'decoding'; there are: decode, copy, all" in done.stderr
+    assert "there is no claim 'decoding'; there are: decode, copy, metrics, start, all" in done.stderr
 
 
-def test_decode_prints_one_json_object_as_its_last_line_and_holds_its_target() -> None:
+def test_decode_prints_one_json_object_as_its_last_line_and_its_status_says_what_held() -> None:
     done = bench("decode", "--json")
     said = json.loads(done.stdout.splitlines()[-1])
     assert list(said) == ["bench", "figures", "targets", "machine"]
@@ -52,7 +52,6 @@ def test_decode_prints_one_json_object_as_its_last_line_and_holds_its_target() -
     assert target == {"figure": "ns_per_value", "op": "<=", "limit": 60, "holds": target["holds"]}
     assert target["holds"] == (said["figures"]["ns_per_value"] <= 60)
     assert done.returncode == (0 if target["holds"] else 1)
-    assert said["figures"]["speedup"] > 100
 
 
 def test_copy_measures_the_mode_that_the_server_has(

@@ -237,14 +237,14 @@ def test_alive_is_alive_when_nobody_else_is(running: Process) -> None:
     assert (head.status, head.body, head.headers["Content-Length"]) == (200, b"", "6")
 
 
-def test_term_stops_it_at_once_and_frees_the_port(page: MetricsPage, running: Process) -> None:
+def test_term_stops_it_in_spite_of_an_idle_connection_and_frees_the_port(
+    page: MetricsPage, running: Process
+) -> None:
     with socket.create_connection(("127.0.0.1", running.port)) as idle:
         idle.sendall(b"GET /livez HTTP/1.1\r\n")
         assert page.process_state("aggregator", 0) is ProcessState.READY
-        began_s = time.monotonic()
         running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(_DEADLINE_S) == 0
-        assert time.monotonic() - began_s < 3
     assert page.process_state("aggregator", 0) is ProcessState.STOPPED
     assert running.process.stderr is not None
     assert running.process.stderr.read() == ""

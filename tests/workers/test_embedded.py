@@ -32,7 +32,7 @@ FAST = {"fsync": "off"}
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     # pytest makes its folders private, and the server may run as another user.
-    for above in (tmp_path, *tmp_path.parents[:2]):
+    for above in (tmp_path, *tmp_path.parents[:3]):
         above.chmod(0o755)
     return tmp_path / "postgres"
 

@@ -7,7 +7,6 @@ import os
 import pty
 import subprocess
 import sys
-import time
 from typing import Any
 
 import pytest
@@ -164,10 +163,9 @@ def test_an_endless_text_is_cut() -> None:
         "secret" * 3_000,
     ],
 )
-def test_masking_a_hostile_text_takes_milliseconds(text: str) -> None:
-    began_s = time.process_time()
-    mask_secrets(None, "info", {"event": text})
-    assert time.process_time() - began_s < 0.5
+@pytest.mark.timeout(20)  # patterns that backtrack take minutes for these
+def test_masking_a_hostile_text_ends(text: str) -> None:
+    assert "event" in mask_secrets(None, "info", {"event": text})
 
 
 def test_values_that_json_does_not_know_are_written_as_text() -> None:

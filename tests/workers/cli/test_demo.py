@@ -77,7 +77,7 @@ def test_nothing_outlives_a_demo_that_is_killed(folder: Path) -> None:
 def test_a_part_that_dies_ends_all_and_its_last_lines_are_shown(folder: Path) -> None:
     with running_demo(folder) as demo:
         demo.until(READINGS)
-        (aggregator,) = (each for each in demo.descendants() if "aggregator" in each.cmdline())
+        (aggregator,) = (each for each in demo.descendants() if each.name() == "scada-aggregato")
         engine = aggregator.parent()
         assert engine is not None
         engine.kill()
