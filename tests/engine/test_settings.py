@@ -182,9 +182,13 @@ def test_every_limit_takes_its_ends_and_refuses_what_is_beyond() -> None:
         for value in (least - 1, most + 1):
             with pytest.raises(ConfigurationError, match=path):
                 load(flags={path: value}, environment={})
-        others: dict[str, Any] = {"ring_rows": 1 << 26} if path == "max_buffer_size" else {}
-        if path == "ring_rows":
-            others = {"max_buffer_size": 1}
+        # What has to be in proportion to it, at the end that lets it be anything.
+        others: dict[str, Any] = {
+            "max_buffer_size": {"ring_rows": 1 << 26},
+            "ring_rows": {"max_buffer_size": 1},
+            "opcua.keep_alive_count": {"opcua.lifetime_count": 3_000_000},
+            "opcua.lifetime_count": {"opcua.keep_alive_count": 1},
+        }.get(path, {})
         for value in (least, most):
             load(flags={path: value} | others, environment={})
 
@@ -255,3 +259,28 @@ def test_an_error_about_a_secret_does_not_show_it() -> None:
 def test_settings_travel_to_another_process_unchanged() -> None:
     settings = load(environment={"GRPC_PORT": "1", "SCADA_OPCUA__QUEUE_SIZE": "5"})
     assert pickle.loads(pickle.dumps(settings)) == settings
+
+
+def test_a_lifetime_shorter_than_three_keep_alives_is_refused_by_name() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"SCADA_OPCUA__LIFETIME_COUNT: 20 .*keep_alive_count \(10\)"
+    ):
+        load(environment={"SCADA_OPCUA__LIFETIME_COUNT": "20"})
+
+
+def test_the_documentation_has_a_row_for_every_setting_with_its_default() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text("utf-8")
+    rows = {
+        cells[1].strip(" `"): cells[3].strip()
+        for cells in (line.split("|") for line in page.splitlines())
+        if len(cells) > 4
+    }
+    defaults = {name: value for name, value in show(Settings()).items() if name != "opcua"}
+    defaults |= {f"opcua.{name}": value for name, value in show(Settings())["opcua"].items()}
+    for name, value in defaults.items():
+        shown = rows.get(name)
+        assert shown is not None, f"{name} has no row"
+        if isinstance(value, int | float):
+            assert float(shown) == float(value), name
+        else:
+            assert shown == (value or "none"), name
