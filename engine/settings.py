@@ -258,10 +258,11 @@ def _check_limits(settings: Settings, origin: Mapping[str, str]) -> None:
             value = getattr(value, part)
         if value != "auto" and not least <= value <= most:
             raise ConfigurationError(f"{origin.get(path, path)}: {value} is not between {least} and {most}")
-    if settings.opcua.lifetime_count < 3 * settings.opcua.keep_alive_count:
+    lifetime, keep_alive = settings.opcua.lifetime_count, settings.opcua.keep_alive_count
+    if lifetime < 3 * keep_alive:  # Part 4, 5.14.2
+        where = origin.get("opcua.lifetime_count", "opcua.lifetime_count")
         raise ConfigurationError(
-            f"{origin.get('opcua.lifetime_count', 'opcua.lifetime_count')}: {settings.opcua.lifetime_count}"
-            f" is less than three times opcua.keep_alive_count ({settings.opcua.keep_alive_count}), which OPC UA asks for"
+            f"{where}: {lifetime} is less than three times opcua.keep_alive_count ({keep_alive})"
         )
     if settings.ring_rows < 2 * settings.max_buffer_size:
         raise ConfigurationError(
