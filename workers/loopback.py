@@ -25,6 +25,18 @@ def loopback(host: str) -> str:
     return str(address)
 
 
+def names_this_machine(host: str) -> bool:
+    """Return whether a request's Host header names this machine: localhost, or a loopback address, with any port.
+
+    A web page whose own name was pointed at 127.0.0.1 sends that name: it must not read what only this machine may.
+    """
+    name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
+    try:
+        return name.lower() == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
 def beside_port(address: str) -> str:
     """Return the address as it stands before a port: that of IPv6 in brackets."""
     return f"[{address}]" if ":" in address else address

@@ -1,5 +1,5 @@
-"""What every request passes on its way in and out: its id, how many run at once, how large it may be, how
-long it may take, a log line.
+"""What every request passes on its way in and out: its id, whose name it calls us, how many run at once, how large it
+may be, how long it may take, a log line.
 
 Sits before FastAPI, so that nothing of a request is read which will not be answered.
 """
@@ -16,6 +16,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 
+from workers.loopback import names_this_machine
 from workers.rest.answers import JSON, REQUEST_ID, Problem, problem_of
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; an error in it becomes its answer, here at the latest."""
-        request_id = _request_id(Headers(scope=scope))
+        headers = Headers(scope=scope)
+        request_id = _request_id(headers)
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         status = 0
@@ -71,6 +73,15 @@ class Gate:
         started_s = time.monotonic()
         self._running += 1
         try:
+            if not names_this_machine(headers.get("host", "")):
+                await _answer(
+                    Problem(
+                        HTTPStatus.MISDIRECTED_REQUEST,
+                        "the header Host does not name this machine; this port is open to this machine only",
+                    ),
+                    send_with_id,
+                )
+                return
             if self._running > self._most:
                 await _answer(
                     Problem(

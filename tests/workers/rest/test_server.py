@@ -44,7 +44,7 @@ def test_the_tenant_comes_from_the_header_and_from_nowhere_else(rest: RunningRes
 
 
 def test_a_tenant_that_is_named_twice_is_nobody(rest: RunningRest) -> None:
-    head = b"GET /scada/connections HTTP/1.1\r\nHost: x\r\nX-Tenant: acme\r\nX-Tenant: zenith\r\n"
+    head = b"GET /scada/connections HTTP/1.1\r\nHost: localhost\r\nX-Tenant: acme\r\nX-Tenant: zenith\r\n"
     with socket.create_connection(("127.0.0.1", rest.port), timeout=10) as client:
         client.sendall(head + b"Connection: close\r\n\r\n")
         assert client.recv(64).startswith(b"HTTP/1.1 401 ")
@@ -67,6 +67,23 @@ def test_every_answer_carries_the_request_id_of_the_caller_or_a_new_one(rest: Ru
         assert len(rest.get(path, ACME).headers["X-Request-Id"]) == 32
     unfit = rest.get(CONNECTIONS, {"X-Request-Id": "x" * 129, **ACME})
     assert len(unfit.headers["X-Request-Id"]) == 32
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("evil.example:8080", 421),
+        ("localhost.evil.example", 421),
+        ("", 421),
+        ("10.0.0.5", 421),
+        ("[::1]:1", 200),
+    ],
+)
+def test_a_web_page_that_borrows_a_browser_is_refused(rest: RunningRest, host: str, status: int) -> None:
+    answer = rest.get("/openapi.json", {"Host": host})
+    assert answer.status == status
+    if status == 421:
+        assert "Host" in answer.problem[2]
 
 
 def test_what_is_no_route_or_no_method_is_said_in_json(rest: RunningRest) -> None:
@@ -310,9 +327,9 @@ async def main():
     half = await asyncio.open_connection(host, port)
     half[1].write(b"GET / HTTP/1.1\\r\\nHost: ")
     deaf_socket = socket.create_connection((host, port))
-    deaf_socket.sendall(b"GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n")
+    deaf_socket.sendall(b"GET / HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n")
     slow = await asyncio.open_connection(host, port, limit=1 << 16)
-    slow[1].write(b"GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n")
+    slow[1].write(b"GET / HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n")
     taken = 0
     while taken < 50_000_000:
         taken += len(await slow[0].read(1 << 20))
