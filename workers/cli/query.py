@@ -82,6 +82,10 @@ def query(
         show(_limited(_rows(client, wanted), limit))
 
 
+# The server names its own fields; whoever typed the command knows the options.
+_OPTION_OF = {"start_time": "--from", "end_time": "--to"}
+
+
 def _rows(client: ReadingClient, wanted: Selection) -> Iterator[dict[str, Any]]:
     newest = _of_well(client.latest(), wanted.well)
     chosen = [each for each in newest if _fits_tags(each.tag, wanted.tags)]
@@ -92,9 +96,17 @@ def _rows(client: ReadingClient, wanted: Selection) -> Iterator[dict[str, Any]]:
         return
     if not chosen:
         return
-    found = client.range(
-        from_us=wanted.from_us, to_us=wanted.to_us, tag_ids=[each.tag.tag_id for each in chosen]
-    )
+    tag_ids = [each.tag.tag_id for each in chosen]
+    try:
+        found = client.range(from_us=wanted.from_us, to_us=wanted.to_us, tag_ids=tag_ids)
+    except InvalidInput as exc:
+        option = _OPTION_OF.get(exc.field)
+        if option is None:
+            raise
+        message = str(exc).removeprefix(f"{exc.field}: ")
+        for field, name in _OPTION_OF.items():
+            message = message.replace(field, name)
+        raise InvalidInput(option, message) from exc
     try:
         for batch in found:
             yield from _batch_rows(batch, found.tags)

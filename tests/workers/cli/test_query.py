@@ -71,7 +71,10 @@ def test_a_range_without_readings_says_so(asked: dict[str, str], cli: Cli) -> No
         (["--well", "Nowhere"], "--well: no well 'Nowhere' has a reading"),
         (["--tag", "NOTHING"], "--tag: no tag 'NOTHING' has a reading"),
         (["--from", "-1m", "--to", "-2m"], "--to: "),
-        (["--from", "-2000d"], "end_time: "),
+        (
+            ["--from", "2000-01-01", "--to", "2020-01-01"],
+            "--to: 2020-01-01T00:00:00Z is 7305.0 days after --from",
+        ),
     ],
 )
 def test_a_query_that_does_not_fit_names_the_field(
