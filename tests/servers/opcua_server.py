@@ -6,6 +6,7 @@ when this process dies: through its standard input, which then closes, or becaus
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import signal
@@ -103,8 +104,9 @@ class ServerProcess:
             return self._process.wait(_STOP_DEADLINE_S)
 
     def _printed(self) -> bytes:
-        self._log.seek(0)
-        return self._log.read()
+        # Not by seek and read: the program writes through the same file description, and would write where we are.
+        descriptor = self._log.fileno()
+        return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
 
     def _tail(self) -> str:
         return self._printed().decode(errors="replace").strip()[-2_000:] or "(it printed nothing)"

@@ -154,7 +154,7 @@ async def test_a_chunk_that_cannot_be_one_is_refused_before_it_is_buffered(
     tenant.connect(connection(f"opc.tcp://127.0.0.1:{proxy.port}/plant", "ns=1;s=pressure"))
     await until(lambda: len(tenant.ring) == 1)
     proxy.tamper = lambda data: header + data[8:]
-    await until(lambda: tenant.counted(Counter.MALFORMED_MESSAGES) == 1)
+    await until(lambda: tenant.counted(Counter.MALFORMED_MESSAGES) >= 1)
     proxy.tamper = None
     await until(lambda: tenant.sink.connected and len(tenant.sink.reports) >= 3)
 
