@@ -73,24 +73,8 @@ class Gate:
         started_s = time.monotonic()
         self._running += 1
         try:
-            if not names_this_machine(headers.get("host", "")):
-                await _answer(
-                    Problem(
-                        HTTPStatus.MISDIRECTED_REQUEST,
-                        "the header Host does not name this machine; this port is open to this machine only",
-                    ),
-                    send_with_id,
-                )
-                return
-            if self._running > self._most:
-                await _answer(
-                    Problem(
-                        HTTPStatus.SERVICE_UNAVAILABLE,
-                        f"{self._most} requests are running; try again when one has ended",
-                        headers={"Retry-After": "1"},
-                    ),
-                    send_with_id,
-                )
+            if (refusal := self._refusal(headers)) is not None:
+                await _answer(refusal, send_with_id)
                 return
             async with asyncio.timeout(self._request_most_s):
                 await self._app(scope, receive_bounded, send_with_id)
@@ -114,6 +98,21 @@ class Gate:
                 request_id=request_id,
                 s=round(time.monotonic() - started_s, 4),
             )
+
+    def _refusal(self, headers: Headers) -> Problem | None:
+        """Return why this request is not let in; None when it is. It is counted as running already."""
+        if not names_this_machine(headers.get("host", "")):
+            return Problem(
+                HTTPStatus.MISDIRECTED_REQUEST,
+                "the header Host does not name this machine; this port is open to this machine only",
+            )
+        if self._running > self._most:
+            return Problem(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"{self._most} requests are running; try again when one has ended",
+                headers={"Retry-After": "1"},
+            )
+        return None
 
 
 async def _answer(problem: Problem, send: Send) -> None:
