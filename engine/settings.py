@@ -56,6 +56,13 @@ class OpcuaSettings:
     max_message_bytes: int = 16 * 1024 * 1024
     backoff_first_s: float = 0.5
     backoff_most_s: float = 60.0
+    # Our own certificate and key, and for each tenant what it trusts, its issuers and what was rejected. Empty: the
+    # folder scada-engine/pki in the user's state folder ($XDG_STATE_HOME, ~/.local/state).
+    pki_folder: str = ""
+    # Goes into our own certificate, and servers know us by it: one for each installation that they shall tell apart.
+    application_uri: str = "urn:scada-engine:client"
+    # After a gap, ask a server that keeps history for what was missed.
+    history_backfill: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,8 +139,13 @@ class TenantRunner:
         structlog.contextvars.bind_contextvars(tenant=self.tenant.slug, connection=connection.name)
         slots = np.array(
             [
-                self._pipeline.tags.slot(tag.tag_id, scaling_factor=tag.scaling_factor, offset=tag.offset)
-                for tag in connection.tags
+                self._pipeline.tags.slot(int(tag_id), scaling_factor=float(factor), offset=float(offset))
+                for tag_id, factor, offset in zip(
+                    connection.tags.tag_id,
+                    connection.tags.scaling_factor,
+                    connection.tags.offset,
+                    strict=True,
+                )
             ],
             dtype=np.uint32,
         )

@@ -1,6 +1,7 @@
 """Tenants, wells, connections and tags: everything the rest of the engine may ask of the catalog.
 
     records     what there is, as dataclasses
+    tag_set     the tags of a connection as columns, for a worker
     rules       what a value must look like; pure
     queries     lists and look-ups; the state of a connection
     tenants     add and disable tenants (master database)
@@ -28,9 +29,19 @@ from engine.catalog.queries import (
     load_connections,
     record_connection,
 )
-from engine.catalog.records import Connection, ConnectionSummary, NewConnection, NewTag, Tag, Tenant, Well
+from engine.catalog.records import (
+    Connection,
+    ConnectionSummary,
+    ItemSettings,
+    NewConnection,
+    NewTag,
+    Tag,
+    Tenant,
+    Well,
+)
 from engine.catalog.rules import DATA_TYPES, SECURITY_MODES, SECURITY_POLICIES, InvalidRows
 from engine.catalog.seed import seed
+from engine.catalog.tag_set import TagSet
 from engine.catalog.tenants import add_tenant, disable_tenant
 
 __all__ = [
@@ -41,9 +52,11 @@ __all__ = [
     "Connection",
     "ConnectionSummary",
     "InvalidRows",
+    "ItemSettings",
     "NewConnection",
     "NewTag",
     "Tag",
+    "TagSet",
     "Tenant",
     "Well",
     "add_connection",

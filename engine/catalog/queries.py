@@ -16,6 +16,7 @@ from psycopg.rows import class_row, dict_row
 
 from engine import secrets
 from engine.catalog.records import Connection, ConnectionSummary, Tag, Tenant, Well
+from engine.catalog.tag_set import TagSet
 from engine.database import translated, with_database
 from engine.errors import ConfigurationError, InvalidInput, NotFound
 
@@ -121,7 +122,7 @@ async def load_connections(
             if last_error != str(exc):
                 await record_connection(database, row["id"], connected=False, error=str(exc))
             continue
-        connections.append(Connection(**row, tags=tuple(tags[row["id"]])))
+        connections.append(Connection(**row, tags=TagSet.of(tags[row["id"]])))
     return connections
 
 

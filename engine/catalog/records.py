@@ -8,7 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from typing import TYPE_CHECKING
 from uuid import UUID
+
+if TYPE_CHECKING:
+    from engine.catalog.tag_set import TagSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,34 @@ class Well:
     description: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemSettings:
+    """How a tag's node is read. None leaves it to the connection, and there to settings.opcua."""
+
+    read_mode: str | None = None
+    """"subscribe" (the server reports changes) or "poll" (we read every poll_interval_seconds)."""
+    publishing_interval_ms: float | None = None
+    sampling_interval_ms: float | None = None
+    """-1: the publishing interval; 0: as fast as the server can."""
+    queue_size: int | None = None
+    discard_oldest: bool | None = None
+    deadband_type: str | None = None
+    """"None", "Absolute" (in raw units) or "Percent" (of the node's EURange)."""
+    deadband_value: float | None = None
+    data_change_trigger: str | None = None
+    """"Status", "StatusValue" or "StatusValueTimestamp" (OPC 10000-4, 7.22.2)."""
+    timestamps_to_return: str | None = None
+    """"Source", "Server" or "Both"."""
+
+    def over(self, defaults: ItemSettings) -> ItemSettings:
+        """Return these settings with what they leave open taken from `defaults`."""
+        names = self.__slots__
+        mine = {name: getattr(self, name) for name in names}
+        return ItemSettings(
+            **{name: getattr(defaults, name) if value is None else value for name, value in mine.items()}
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Tag:
     """An OPC UA node that is read, and how its raw value becomes engineering units."""
@@ -45,11 +77,12 @@ class Tag:
     unit: str | None
     scaling_factor: float
     offset: float
+    settings: ItemSettings = ItemSettings()
 
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """An OPC UA server with everything a session to it needs."""
+    """An OPC UA server with everything a session to it needs. Two are equal when no session has to be made again."""
 
     id: UUID
     well_id: UUID
@@ -62,7 +95,23 @@ class Connection:
     poll_interval_seconds: int
     is_enabled: bool
     updated_at: datetime
-    tags: tuple[Tag, ...]
+    tags: TagSet
+    failover_urls: tuple[str, ...] = ()
+    """Other addresses of the same server, or of its redundant partners; the healthiest is used."""
+    settings: ItemSettings = ItemSettings()
+    """What holds for tags that do not say otherwise."""
+    user_certificate: str | None = None
+    """PEM; with its key, the X509 identity of the user."""
+    user_private_key: str | None = field(default=None, repr=False)
+    allow_deprecated_policies: bool = False
+    """Basic128Rsa15 and Basic256 may be used (both rest on SHA-1)."""
+    allow_plain_password: bool = False
+    """The password may go out readable, where a server offers nothing better."""
+
+    @property
+    def endpoint_urls(self) -> tuple[str, ...]:
+        """Every address, the first one preferred."""
+        return (self.endpoint_url, *self.failover_urls)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,12 @@ class Counter(IntEnum):
     WRITE_FAILURES = 8
     BACKPRESSURE_PAUSES = 9
     MISSED_MESSAGES = 10
+    REPUBLISHED_MESSAGES = 11
+    RESUMED_SESSIONS = 12
+    TRANSFERRED_SUBSCRIPTIONS = 13
+    BACKFILLED = 14
+    OVERFLOWS = 15
+    GAPS = 16
 
 
 class DropReason(IntEnum):
@@ -35,6 +41,7 @@ class DropReason(IntEnum):
     UNKNOWN_HANDLE = 0
     WORKER_KILLED = 1
     STOPPED = 2  # the deadline of a graceful stop passed before the database took them
+    REPEATED = 3  # a server told again, after a new subscription or a poll, what is stored already
 
     @property
     def label(self) -> str:
@@ -51,6 +58,25 @@ class Gauge(IntEnum):
     WANTED_ITEMS = 3
     IN_FLIGHT = 4
     DATABASE_UP = 5
+
+
+class MissingReason(IntEnum):
+    """Why a tag that is wanted is neither monitored nor polled; a fixed few, so that they can be a label."""
+
+    NOT_CONNECTED = 0
+    INVALID_NODE_ID = 1
+    UNKNOWN_NAMESPACE = 2
+    UNKNOWN_NODE = 3
+    NOT_READABLE = 4
+    INVALID_ELEMENT = 5  # the node is no array, or has no such element
+    REFUSED_SETTINGS = 6  # the server does not do what the tag's settings ask for, such as a deadband
+    SERVER_LIMIT = 7  # the server takes no more monitored items or subscriptions
+    OTHER = 8
+
+    @property
+    def label(self) -> str:
+        """The value of the label `reason`."""
+        return self.name.lower()
 
 
 class ProcessKind(StrEnum):
@@ -120,11 +146,33 @@ COUNTERS = {
         "scada_missed_messages_total",
         "Publish responses that a server sent, by their numbers, and we never received.",
     ),
+    Counter.REPUBLISHED_MESSAGES: Described(
+        "scada_republished_messages_total", "Missed messages that a server sent again when asked."
+    ),
+    Counter.RESUMED_SESSIONS: Described(
+        "scada_resumed_sessions_total", "Sessions that went on over a new connection after theirs was lost."
+    ),
+    Counter.TRANSFERRED_SUBSCRIPTIONS: Described(
+        "scada_transferred_subscriptions_total", "Subscriptions taken over from a lost session by a new one."
+    ),
+    Counter.BACKFILLED: Described(
+        "scada_readings_backfilled_total",
+        "Readings fetched from a server's history; received counts them, too.",
+    ),
+    Counter.OVERFLOWS: Described(
+        "scada_queue_overflows_total",
+        "Values before which a server's queue had dropped others; each is a gap.",
+    ),
+    Counter.GAPS: Described(
+        "scada_reading_gaps_total",
+        "Intervals of a tag that could not be recovered, recorded in reading_gaps.",
+    ),
 }
 DROPPED = Described(
     "scada_readings_dropped_total",
     "Readings received but not stored. unknown_handle: sent for a tag that was not asked for; worker_killed: in the"
-    " memory of a worker that died; stopped: not stored before the deadline of a stop.",
+    " memory of a worker that died; stopped: not stored before the deadline of a stop; repeated: told again by a"
+    " server, and stored already.",
 )
 GAUGES = {
     Gauge.ACTIVE_CONNECTIONS: Described(

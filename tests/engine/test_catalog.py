@@ -199,9 +199,9 @@ async def test_a_connection_is_loaded_with_its_tags_and_its_password(
     )
     (loaded,) = await catalog.load_connections(database, tenant_id, secrets_key=KEY)
     assert (loaded.id, loaded.username, loaded.password) == (added.id, "reader", "hunter2")
-    assert loaded.tags == tuple(tags)
-    assert (loaded.tags[0].scaling_factor, loaded.tags[0].offset) == (0.00005, -40.0)
-    assert (loaded.tags[1].scaling_factor, loaded.tags[1].offset) == (1.0, 0.0)
+    assert loaded.tags == catalog.TagSet.of(tags)
+    assert (loaded.tags.scaling_factor[0], loaded.tags.offset[0]) == (0.00005, -40.0)
+    assert (loaded.tags.scaling_factor[1], loaded.tags.offset[1]) == (1.0, 0.0)
     assert "hunter2" not in repr(loaded)
     ((kept,),) = await rows(database, "select password from scada_connections")
     assert "hunter2" not in kept
@@ -230,7 +230,7 @@ async def test_disabled_and_deleted_connections_and_deleted_tags_are_not_loaded(
     )
     await catalog.delete_tag(database, tags[0].tag_id)
     (loaded,) = await catalog.load_connections(database, tenant_id)
-    assert (loaded.id, loaded.tags) == (kept.id, (tags[1],))
+    assert (loaded.id, loaded.tags) == (kept.id, catalog.TagSet.of([tags[1]]))
     assert await catalog.list_tags(database, connection_id=deleted.id) == []
     for again in (
         catalog.delete_connection(database, deleted.id),
@@ -373,7 +373,7 @@ async def test_the_seed_makes_two_wells_two_connections_and_ten_tags_and_is_idem
     assert await catalog.load_connections(database, tenant_id) == first
     assert len(await catalog.list_wells(database)) == 2
     assert len(first) == 2
-    by_node = {tag.opc_node_id: tag for connection in first for tag in connection.tags}
+    by_node = {tag.opc_node_id: tag for tag in await catalog.list_tags(database)}
     assert len(by_node) == 10
     for well in ("Permian", "Delaware"):
         for name, data_type, unit, factor in (

@@ -203,7 +203,7 @@ def test_what_a_dead_worker_held_is_counted_as_dropped_once(page: MetricsPage) -
         following = successor(page)
         following.shard(0)
         sample = page.snapshot().tenants["acme"]
-        assert sample.dropped == (10, 60, 0)
+        assert sample.dropped == (10, 60, 0, 0)
         assert sample.accounting_difference == 0
         following.close()
 
@@ -223,7 +223,7 @@ def test_a_worker_that_died_in_the_middle_of_a_change_does_not_stop_readers(page
 def test_claiming_a_block_twice_in_one_process_resets_nothing(page: MetricsPage) -> None:
     received(page.shard(0).tenant("acme"), 5, in_flight=5)
     page.shard(0).tenant("acme").set(Gauge.WANTED_ITEMS, 3)
-    assert page.snapshot().tenants["acme"].dropped == (0, 0, 0)
+    assert page.snapshot().tenants["acme"].dropped == (0, 0, 0, 0)
     assert page.snapshot().tenants["acme"].gauges[Gauge.WANTED_ITEMS] == 3
 
 

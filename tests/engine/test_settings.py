@@ -196,8 +196,11 @@ def test_every_limit_takes_its_ends_and_refuses_what_is_beyond() -> None:
 def test_every_number_has_limits() -> None:
     from engine.settings import _LIMITS, OpcuaSettings
 
-    numbers = {field.name for field in fields(Settings) if isinstance(field.default, (int, float))}
-    numbers |= {f"opcua.{field.name}" for field in fields(OpcuaSettings)} | {"workers"}
+    def number(default: object) -> bool:
+        return isinstance(default, (int, float)) and not isinstance(default, bool)
+
+    numbers = {field.name for field in fields(Settings) if number(field.default)} | {"workers"}
+    numbers |= {f"opcua.{field.name}" for field in fields(OpcuaSettings) if number(field.default)}
     assert _LIMITS.keys() == numbers
 
 
@@ -280,7 +283,9 @@ def test_the_documentation_has_a_row_for_every_setting_with_its_default() -> Non
     for name, value in defaults.items():
         shown = rows.get(name)
         assert shown is not None, f"{name} has no row"
-        if isinstance(value, int | float):
+        if isinstance(value, bool):
+            assert shown == str(value).lower(), name
+        elif isinstance(value, int | float):
             assert float(shown) == float(value), name
         else:
             assert shown == (value or "none"), name

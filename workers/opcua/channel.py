@@ -26,7 +26,7 @@ from asyncua.ua.status_codes import StatusCodes
 from asyncua.ua.uaerrors import UaError, UaStatusCodeError
 
 from engine.errors import ConnectionRefused, ScadaError
-from workers.opcua.seam import RawClient, RawProtocol, status_name
+from workers.opcua.seam import RawClient, RawProtocol, body_of, status_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -150,6 +150,21 @@ class Channel:
     def publish(self, acks: Sequence[tuple[int, int]]) -> asyncio.Future[Answer]:
         """Send a publish request; see RawProtocol.publish."""
         return self.protocol.publish(acks)
+
+    async def call(self, type_id: int, body: bytes, *, doing: str) -> bytes | memoryview:
+        """Send a request of namespace 0 and return its answer, from the TypeId on; nothing of it has been read.
+
+        `type_id` is the id of the request's binary encoding (Part 6, annex A), `body` what follows the RequestHeader,
+        `doing` is for the error's text. A ServiceFault is returned like any answer. Raises ConnectionRefused.
+        """
+        with self.translated(doing):
+            try:
+                async with asyncio.timeout(self._settings.request_timeout_s):
+                    return body_of(
+                        await self.protocol.request(b"\x01\x00" + type_id.to_bytes(2, "little"), body)
+                    )
+            finally:
+                heed_cancellation()
 
     def failed(self, exc: BaseException) -> ScadaError:
         """Return the reason for an exception that a publish request ended with."""

@@ -71,13 +71,14 @@ _ACK_BYTES = 28
 _PLAIN_CHUNK = struct.Struct("<4sIIIII")
 _ERROR = struct.Struct("<Ii")
 
-# More than the publish requests that can be outstanding (opcua.publish_requests is at most 16).
-_PUBLISHING_MOST = 64
+# More than the raw requests that can be outstanding (opcua.publish_requests is at most 16).
+_RAW_MOST = 64
 
 _PUBLISH_REQUEST = b"\x01\x00\x3a\x03"  # i=826, PublishRequest_Encoding_DefaultBinary
 # Timestamp, RequestHandle, ReturnDiagnostics, AuditEntryId (null), TimeoutHint (none: the pump's watchdog decides),
-# AdditionalHeader (null NodeId, no body), number of acknowledgements.
-_REQUEST_HEADER = struct.Struct("<qIIiIHBi")
+# AdditionalHeader (null NodeId, no body).
+_REQUEST_HEADER = struct.Struct("<qIIiIHB")
+_COUNT = struct.Struct("<i")
 _ACKNOWLEDGEMENT = struct.Struct("<II")
 _EPOCH_1601_TICKS = 116_444_736_000_000_000
 _REQUEST_IDS = 0xFFFF_FFFF
@@ -118,10 +119,10 @@ class RawProtocol(UASocketProtocol):
         self._parts: list[bytes] = []
         self._have_bytes = 0
         self._need_bytes = 0
-        self._publish_prefix = b""
+        self._token = b""
         self._plain = policy.URI == SecurityPolicyNone.URI
         self._plain_most_bytes = min(own_limits.max_message_size, CHUNK_MOST_BYTES)
-        self._publishing: set[int] = set()
+        self._raw: set[int] = set()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the transport, or cut it when the connection was given up meanwhile."""
@@ -180,7 +181,7 @@ class RawProtocol(UASocketProtocol):
         token = connection.security_token
         if (
             kind != b"MSGF"
-            or request_id not in self._publishing
+            or request_id not in self._raw
             or channel_id != token.ChannelId
             or token_id != token.TokenId
             or connection._peer_sequence_number is None
@@ -189,7 +190,7 @@ class RawProtocol(UASocketProtocol):
         ):
             return False
         connection._peer_sequence_number = sequence_number
-        self._publishing.discard(request_id)
+        self._raw.discard(request_id)
         future = self._callbackmap.pop(request_id, None)
         if future is not None and not future.done():
             future.set_result(memoryview(chunk)[_PLAIN_CHUNK.size :])
@@ -212,24 +213,28 @@ class RawProtocol(UASocketProtocol):
             self.transport.abort()
 
     def publish(self, acks: Sequence[tuple[int, int]]) -> asyncio.Future[Answer]:
-        """Send a publish request that acknowledges (subscription id, sequence number) pairs.
+        """Send a publish request that acknowledges (subscription id, sequence number) pairs; see `request`."""
+        body = _COUNT.pack(len(acks))
+        for subscription_id, sequence_number in acks:
+            body += _ACKNOWLEDGEMENT.pack(subscription_id, sequence_number)
+        return self.request(_PUBLISH_REQUEST, body)
+
+    def request(self, type_id: bytes, body: bytes) -> asyncio.Future[Answer]:
+        """Send a request of the session: `body` is what follows the RequestHeader, `type_id` its encoded NodeId.
 
         The future gets the answer, for `body_of`, or the exception that ended the connection. Raises
         ConnectionRefused when the connection has ended already.
         """
         if self.failure is not None or self.transport is None:
             raise self.failure or ConnectionRefused("the connection is closed")
-        if not self._publish_prefix:
-            self._publish_prefix = _PUBLISH_REQUEST + nodeid_to_binary(self.authentication_token)
+        if not self._token:
+            self._token = nodeid_to_binary(self.authentication_token)
         self.revolve_security_token()
         self._request_handle = self._request_handle % _REQUEST_IDS + 1
         self._request_id = request_id = self._request_id % _REQUEST_IDS + 1
         ticks = time.time_ns() // 1_000 * 10 + _EPOCH_1601_TICKS
-        body = self._publish_prefix + _REQUEST_HEADER.pack(
-            ticks, self._request_handle, 0, -1, 0, 0, 0, len(acks)
-        )
-        for subscription_id, sequence_number in acks:
-            body += _ACKNOWLEDGEMENT.pack(subscription_id, sequence_number)
+        header = _REQUEST_HEADER.pack(ticks, self._request_handle, 0, -1, 0, 0, 0)
+        body = type_id + self._token + header + body
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._callbackmap[request_id] = future
         self.transport.write(self._framed(body, request_id))
@@ -237,13 +242,14 @@ class RawProtocol(UASocketProtocol):
 
     def _framed(self, body: bytes, request_id: int) -> bytes:
         connection = self._connection
+        if self._plain:
+            if len(self._raw) > _RAW_MOST:
+                # Answers of several chunks went past us.
+                self._raw.intersection_update(self._callbackmap)
+            self._raw.add(request_id)
         size = _PLAIN_CHUNK.size + len(body)
         if not self._plain or size > _SENT_LEAST_BYTES:
             return connection.message_to_binary(body, request_id=request_id)
-        if len(self._publishing) > _PUBLISHING_MOST:
-            # Answers of several chunks went past us.
-            self._publishing.intersection_update(self._callbackmap)
-        self._publishing.add(request_id)
         connection._sequence_number = connection._sequence_number % _REQUEST_IDS + 1
         token = connection.security_token
         return (

@@ -22,7 +22,7 @@ from workers.opcua.seam import status_name
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from engine.catalog.records import Tag
+    from engine.catalog.tag_set import TagSet
     from engine.settings import OpcuaSettings
     from workers.opcua.channel import Channel
 
@@ -51,11 +51,11 @@ class Subscription:
 class Refusal:
     """A tag that is not monitored, and why."""
 
-    tag: Tag
+    node_id: str
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.tag.tag_name} ({self.tag.opc_node_id}): {self.reason}"
+        return f"{self.node_id}: {self.reason}"
 
 
 async def create_subscription(channel: Channel, settings: OpcuaSettings, most_rows: int) -> Subscription:
@@ -87,16 +87,16 @@ def _no_callback(_result: object) -> None:
 
 
 async def monitor(
-    channel: Channel, subscription_id: int, tags: Sequence[Tag], settings: OpcuaSettings
+    channel: Channel, subscription_id: int, tags: TagSet, settings: OpcuaSettings
 ) -> list[Refusal]:
     """Monitor the value of every tag; return those that are not monitored. Raises ConnectionRefused."""
     refusals: list[Refusal] = []
     wanted: list[tuple[int, ua.NodeId]] = []
-    for handle, tag in enumerate(tags):
+    for handle, node_id in enumerate(tags.node_ids()):
         try:
-            wanted.append((handle, parse_node_id(tag.opc_node_id)))
+            wanted.append((handle, parse_node_id(node_id)))
         except InvalidInput as exc:
-            refusals.append(Refusal(tag, str(exc)))
+            refusals.append(Refusal(node_id, str(exc)))
     most = settings.items_per_call
     if wanted:
         most = min(most, await channel.items_per_call() or most)
@@ -109,7 +109,7 @@ async def monitor(
             continue
         for (handle, _), status in zip(part, statuses, strict=True):
             if status.is_bad():
-                refusals.append(Refusal(tags[handle], status_name(status.value)))
+                refusals.append(Refusal(tags.node_id(handle), status_name(status.value)))
         start += len(part)
     return refusals
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from engine._fastpath import Ring
 from engine.catalog.records import Connection, Tag
+from engine.catalog.tag_set import TagSet
 from engine.metrics import Counter, DropReason, MetricsPage, TenantSlots
 from engine.readings import RawBatch
 from engine.settings import OpcuaSettings
@@ -121,7 +122,7 @@ def connection(endpoint: str, *node_ids: str, **changes: Any) -> Connection:
     """Return a connection with a tag T0, T1, ... for each node id."""
     this = uuid4()
     well = uuid4()
-    tags = tuple(
+    tags = TagSet.of(
         Tag(place + 1, uuid4(), this, well, f"T{place}", node_id, "DOUBLE", None, 1.0, 0.0)
         for place, node_id in enumerate(node_ids)
     )

@@ -172,7 +172,7 @@ async def test_requests_that_were_answered_in_several_chunks_are_forgotten() -> 
         raw.publish([])
         raw.data_received(chunk(b"a", sequence=2 * place + 1, request=place + 1, kind=b"MSGC"))
         raw.data_received(chunk(b"b", sequence=2 * place + 2, request=place + 1))
-    assert len(raw._publishing) <= 65
+    assert len(raw._raw) <= 65
 
 
 async def test_a_stream_may_be_cut_anywhere() -> None:
