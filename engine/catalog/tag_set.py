@@ -1,8 +1,8 @@
 """The tags of one connection as columns: what a worker keeps of each while it runs.
 
 A fleet has millions of tags, so a worker keeps no object for one: numbers in arrays, node ids in one text, what
-few tags differ in (settings) once. A tag's place in the set is its client handle in OPC UA. Names, units and wells stay in the
-database; who needs them asks for them by tag_id.
+few tags differ in (settings) once. A tag's place in the set is its client handle in OPC UA. Names, units and wells stay
+in the database; who needs them asks for them by tag_id.
 """
 
 from __future__ import annotations
