@@ -104,6 +104,27 @@ class TagSet:
         """Yield every node id, in the order of the places."""
         return (self.node_id(place) for place in range(len(self)))
 
+    def encoded_node_ids(self, places: NDArray[np.integer]) -> list[bytes]:
+        """Return the node ids of some tags in UTF-8: what a batch of requests is made of."""
+        ends = self._end[places].tolist()
+        starts = np.where(places > 0, self._end[places - 1], 0).tolist()
+        text = self._node_ids
+        return [text[start:end] for start, end in zip(starts, ends, strict=True)]
+
+    def places_of(self, *, first: bytes = b"", last: bytes = b"") -> NDArray[np.int32]:
+        """Return the places of the node ids whose text begins with this byte, or ends with that one."""
+        if not len(self):
+            return np.empty(0, np.int32)
+        text = np.frombuffer(self._node_ids + b"\0", np.uint8)
+        end = self._end.astype(np.int64)
+        start = np.concatenate(([0], end[:-1]))
+        fits = end > start
+        if first:
+            fits &= text[start] == first[0]
+        if last:
+            fits &= text[end - 1] == last[0]
+        return np.flatnonzero(fits).astype(np.int32)
+
     def data_type(self, place: int) -> str:
         """Return the data type of a tag: one of catalog.DATA_TYPES."""
         return self._data_types[int(self._data_type[place])]
