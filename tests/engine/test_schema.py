@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from psycopg.errors import CheckViolation, ForeignKeyViolation, NotNullViolation, UniqueViolation
 
+from engine.catalog import DATA_TYPES, SECURITY_MODES, SECURITY_POLICIES
 from engine.readings import quality_of
 from tests.servers.databases import MasterAndTenant, Server, migrated_master_and_tenant
 
@@ -237,6 +238,10 @@ def test_an_unknown_data_type_is_refused(tenant: Tenant) -> None:
         ("security_policy", "Basic512"),
         ("poll_interval_seconds", 0),
         ("poll_interval_seconds", -1),
+        ("failover_urls", ["opc.tcp://h:1"] * 9),
+        ("failover_urls", [None]),
+        ("user_certificate", "without its key"),
+        ("user_private_key", "without its certificate"),
     ],
 )
 def test_a_connection_with_a_setting_that_does_not_exist_is_refused(
@@ -244,6 +249,94 @@ def test_a_connection_with_a_setting_that_does_not_exist_is_refused(
 ) -> None:
     with pytest.raises(CheckViolation, match="scada_connections_"):
         tenant.add_connection(**{column: value})
+
+
+BAD_ITEM_SETTINGS: list[dict[str, object]] = [
+    {"read_mode": "Poll"},
+    {"publishing_interval_ms": 0},
+    {"publishing_interval_ms": "NaN"},
+    {"sampling_interval_ms": -2},
+    {"sampling_interval_ms": -0.5},
+    {"sampling_interval_ms": 3_600_001},
+    {"queue_size": 0},
+    {"queue_size": 1_000_001},
+    {"deadband_type": "absolute", "deadband_value": 1},
+    {"deadband_type": "Absolute"},
+    {"deadband_type": "Absolute", "deadband_value": -1},
+    {"deadband_type": "Absolute", "deadband_value": "NaN"},
+    {"deadband_type": "Absolute", "deadband_value": "Infinity"},
+    {"deadband_type": "Percent"},
+    {"deadband_type": "Percent", "deadband_value": 100.5},
+    {"deadband_type": "None", "deadband_value": 1},
+    {"deadband_value": 1},
+    {"data_change_trigger": "Value"},
+    {"timestamps_to_return": "Neither"},
+]
+
+
+@pytest.mark.parametrize("columns", BAD_ITEM_SETTINGS, ids=str)
+def test_settings_of_items_that_do_not_exist_are_refused(tenant: Tenant, columns: dict[str, Any]) -> None:
+    with pytest.raises(CheckViolation, match="scada_connections_"):
+        tenant.add_connection(**columns)
+    with pytest.raises(CheckViolation, match="tag_mappings_"):
+        tenant.add_tag("a", **columns)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {},
+        {"read_mode": "poll", "sampling_interval_ms": -1, "deadband_type": "None"},
+        {"read_mode": "subscribe", "sampling_interval_ms": 0, "deadband_type": "None", "deadband_value": 0},
+        {"publishing_interval_ms": 0.1e4, "queue_size": 1_000_000, "discard_oldest": False},
+        {"deadband_type": "Absolute", "deadband_value": 0.5, "data_change_trigger": "StatusValueTimestamp"},
+        {"deadband_type": "Percent", "deadband_value": 100, "timestamps_to_return": "Both"},
+    ],
+    ids=str,
+)
+def test_settings_of_items_that_exist_are_taken(tenant: Tenant, columns: dict[str, Any]) -> None:
+    tenant.add_connection(**columns)
+    tenant.add_tag("a", **columns)
+
+
+def test_every_security_that_the_engine_may_be_asked_for_is_taken(tenant: Tenant) -> None:
+    for mode in SECURITY_MODES:
+        for policy in SECURITY_POLICIES:
+            tenant.add_connection(security_mode=mode, security_policy=policy)
+
+
+def test_every_data_type_of_the_catalog_is_taken(tenant: Tenant) -> None:
+    for data_type in DATA_TYPES:
+        tenant.add_tag(data_type, data_type=data_type)
+
+
+def test_every_change_of_tags_moves_the_version_of_their_connections_and_of_no_other(tenant: Tenant) -> None:
+    other = tenant.add_connection(name="PLC")
+    tenant.add_tag("x", connection_id=other)
+
+    def versions() -> dict[UUID, int]:
+        return {row[0]: row[1] for row in tenant.all("select connection_id, version from tag_versions")}
+
+    before = versions()
+    assert before == {other: 1}
+    for changes_only_the_first in (
+        lambda: tenant.add_tag("a"),
+        lambda: tenant.connection.execute("update tag_mappings set unit = 'PSI' where opc_node_id = 'a'"),
+        lambda: tenant.connection.execute("delete from tag_mappings where opc_node_id = 'a'"),
+    ):
+        changes_only_the_first()
+        assert versions()[tenant.opcua] == before.get(tenant.opcua, 0) + 1
+        assert versions()[other] == before[other]
+        before = versions()
+    tenant.connection.execute("update tag_mappings set connection_id = %s", [tenant.opcua])
+    assert versions() == {identity: version + 1 for identity, version in before.items()}
+    before = versions()
+    tenant.connection.execute("update tag_mappings set unit = 'PSI' where false")
+    tenant.connection.execute("insert into tag_states (tag_id, monitored) values (1, true)")
+    tenant.connection.execute("update scada_connections set last_error = 'refused'")
+    assert versions() == before
+    tenant.connection.execute("truncate tag_mappings")
+    assert versions() == {identity: version + 1 for identity, version in before.items()}
 
 
 def test_who_created_a_row_must_be_said(tenant: Tenant) -> None:
