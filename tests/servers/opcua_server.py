@@ -16,9 +16,12 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
+from urllib.parse import urlsplit
+
+from tests.servers.server_options import ServerOptions
 
 REPOSITORY = Path(__file__).parents[2]
 _READY = re.compile(rb"^READY ?(.*)\n", re.MULTILINE)
@@ -66,6 +69,12 @@ class ServerProcess:
     def pid(self) -> int:
         """The program's process id."""
         return self._process.pid
+
+    def tell(self, line: str) -> None:
+        """Send the program a line on its standard input, which it obeys soon."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(line.encode() + b"\n")
+        self._process.stdin.flush()
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the program."""
@@ -119,6 +128,25 @@ class OpcuaServer:
     endpoint: str
     variables: tuple[ServedVariable, ...]
     process: ServerProcess
+    options: ServerOptions = field(default_factory=ServerOptions)
+
+    @property
+    def port(self) -> int:
+        """The TCP port of 127.0.0.1 that it listens on."""
+        return urlsplit(self.endpoint).port or 4840
+
+    @property
+    def certificate(self) -> bytes | None:
+        """The certificate that it shows, DER; None without security."""
+        return self.options.identity.der if self.options.identity else None
+
+    def write(self, name: str, value: float) -> None:
+        """Give a variable of folder Changing (`analog`, `plain`, `enum.State`) a value, soon."""
+        self.process.tell(f"set {name} {value!r}")
+
+    def set_service_level(self, level: int) -> None:
+        """Change what the server says of its health, 0 to 255, soon."""
+        self.process.tell(f"service-level {level}")
 
     @property
     def moving(self) -> tuple[ServedVariable, ...]:

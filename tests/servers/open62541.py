@@ -1,4 +1,4 @@
-"""The open62541 server (open62541/server.c), for tests and benches. Its counters show every gap and repetition.
+"""The open62541 server (open62541/*.c), for tests and benches. Its counters show every gap and repetition.
 
 It is compiled with the compiler and the library of the Debian root folder, which needs root; the program is
 kept beside that folder, named for its source. It runs with that folder's libraries, as whoever runs the
@@ -20,8 +20,9 @@ from pathlib import Path
 from tests.servers.debian_root import ServerMissing, cache_folder, debian_root
 from tests.servers.fixed_values import FIXED_VALUES, counters, fixed
 from tests.servers.opcua_server import OpcuaServer, free_port, server_process
+from tests.servers.server_options import ServerOptions
 
-_SOURCE = Path(__file__).parent / "open62541" / "server.c"
+_SOURCE = Path(__file__).parent / "open62541"
 _COMPILE = ("gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror")
 _LIBRARIES = ("-lopen62541", "-lm")
 _COMPILE_TIMEOUT_S = 60
@@ -44,6 +45,7 @@ def open62541_server(
     interval_ms: float = 100.0,
     data_type: str = "Double",
     sampled: bool = False,
+    options: ServerOptions | None = None,
 ) -> Iterator[OpcuaServer]:
     """Run the server: counters tag.0 .. that all go up by one per interval, and the fixed values.
 
@@ -56,9 +58,43 @@ def open62541_server(
     command += ["--variables", str(variables), "--interval-ms", str(interval_ms), "--type", data_type]
     if sampled:
         command.append("--sampled")
+    options = options or ServerOptions()
+    command += _arguments(options)
     with server_process("open62541 server", command, deadline_s=_START_DEADLINE_S) as process:
         served = (*counters(variables, data_type), *FIXED_VALUES, *_MORE_FIXED_VALUES)
-        yield OpcuaServer(f"opc.tcp://127.0.0.1:{port}", served, process)
+        yield OpcuaServer(f"opc.tcp://127.0.0.1:{port}", served, process, options)
+
+
+def _arguments(options: ServerOptions) -> list[str]:
+    """Return the options as the program's command line has them."""
+    found: list[str] = []
+    if identity := options.identity:
+        found += ["--certificate", str(identity.certificate), "--key", str(identity.private_key)]
+        found += ["--application-uri", identity.application_uri]
+    for user, password in options.users:
+        found += ["--user", f"{user}:{password}"]
+    if options.user_certificate:
+        found += ["--user-certificate", str(options.user_certificate.certificate)]
+    if options.trusted_client:
+        found += ["--trusted-client", str(options.trusted_client.certificate)]
+    switches = {
+        "--only-secure": options.only_secure,
+        "--deprecated": options.deprecated,
+        "--no-anonymous": not options.anonymous,
+        "--namespace-before": options.namespace_before,
+    }
+    found += [name for name, wanted in switches.items() if wanted]
+    numbers = {
+        "--max-items-per-call": options.limits.items_per_call,
+        "--max-items-per-subscription": options.limits.items_per_subscription,
+        "--max-nodes-per-read": options.limits.nodes_per_read,
+        "--max-nodes-per-browse": options.limits.nodes_per_browse,
+        "--max-session-ms": options.session_ms,
+        "--max-lifetime-count": options.lifetime_count,
+        "--history-page": options.history_page,
+        "--service-level": options.service_level,
+    }
+    return found + [part for name, value in numbers.items() for part in (name, f"{value:g}")]
 
 
 def hold_counters(server: OpcuaServer) -> None:
@@ -73,11 +109,16 @@ def release_counters(server: OpcuaServer) -> None:
 
 def _program(root: Path) -> Path:
     """Return the compiled server, compiled now if this source never was."""
-    recipe = b"\0".join([_SOURCE.read_bytes(), *(part.encode() for part in (*_COMPILE, *_LIBRARIES))])
+    sources = [file.read_bytes() for file in _source_files()]
+    recipe = b"\0".join([*sources, *(part.encode() for part in (*_COMPILE, *_LIBRARIES))])
     program = cache_folder() / f"open62541-server-{hashlib.sha256(recipe).hexdigest()[:16]}"
     if not program.exists():
         _compile(root, program)
     return program
+
+
+def _source_files() -> list[Path]:
+    return sorted(file for file in _SOURCE.iterdir() if file.suffix in {".c", ".h"})
 
 
 def _compile(root: Path, program: Path) -> None:
@@ -85,17 +126,11 @@ def _compile(root: Path, program: Path) -> None:
         raise ServerMissing(f"{program} is not there, and compiling it inside {root} needs root")
     inside = Path(tempfile.mkdtemp(prefix="open62541-", dir=root / "tmp"))
     try:
-        shutil.copy(_SOURCE, inside / "server.c")
+        for file in _source_files():
+            shutil.copy(file, inside)
         folder = f"/tmp/{inside.name}"
-        command = [
-            "chroot",
-            str(root),
-            *_COMPILE,
-            f"{folder}/server.c",
-            "-o",
-            f"{folder}/server",
-            *_LIBRARIES,
-        ]
+        compiled = [f"{folder}/{file.name}" for file in _source_files() if file.suffix == ".c"]
+        command = ["chroot", str(root), *_COMPILE, *compiled, "-o", f"{folder}/server", *_LIBRARIES]
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=_COMPILE_TIMEOUT_S, check=False
         )
