@@ -1,0 +1,426 @@
+"""What is on a server: every node below a start node, once each, along hierarchical references.
+
+Owns the walk and its limits: breadth first, so that a limit leaves out what lies deepest. What is left out is counted
+with its reason and is no error; a server that answers without end is one. For variables it also owns what is read of
+them: data type, rank, access, unit, range and, if wanted, the value.
+
+Memory: a node that waits to be looked into is kept until it was, and each node's id for as long as the walk; both are
+bounded by `WalkLimits.nodes` and `_TEXT_MOST_CHARACTERS`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from asyncua import ua
+from asyncua.ua.attribute_ids import AttributeIds
+from asyncua.ua.object_ids import ObjectIdNames
+from asyncua.ua.ua_binary import variant_to_binary
+from asyncua.ua.uaerrors import UaError
+
+from engine.catalog.node_ids import PathPart
+from engine.errors import ConnectionRefused, InvalidInput
+from engine.variants import text_of
+from workers.opcua.address_space import (
+    HAS_PROPERTY,
+    HIERARCHICAL,
+    OBJECTS,
+    PROPERTY_TYPE,
+    ROOT,
+    SERVER,
+    AddressSpace,
+    value_of,
+)
+from workers.opcua.seam import status_name
+
+if TYPE_CHECKING:
+    from workers.opcua.channel import Channel
+
+# OPC 10000-3, 8.3 and 8.2.4: no browse name and no node id is longer.
+_NAME_MOST_CHARACTERS = 512
+_NODE_ID_MOST_CHARACTERS = 4_096
+# No limit in the standard; what a person can still read.
+_SHOWN_MOST_CHARACTERS = 200
+_PATH_MOST_CHARACTERS = 4_096
+# Of all paths and string node ids that are kept: 100 000 nodes have some 10 million.
+_TEXT_MOST_CHARACTERS = 64 * 1024 * 1024
+# Nodes that are looked into together; their variables are read together.
+_NODES_AT_ONCE = 100
+# A node can be reached along several ways; this many times more references than nodes are no address space.
+_REFERENCES_A_NODE = 20
+_REFERENCES_SPARE = 10_000
+
+_UNIT, _RANGE = "EngineeringUnits", "EURange"
+# Discrete items say here what their numbers mean (OPC 10000-8, 5.3.3): they are enumerations to us.
+_NAMES_OF_NUMBERS = frozenset({"EnumStrings", "EnumValues"})
+_FACTS = (
+    AttributeIds.DataType,
+    AttributeIds.ValueRank,
+    AttributeIds.ArrayDimensions,
+    AttributeIds.AccessLevel,
+)
+
+
+class LeftOut(StrEnum):
+    """Why something that is on the server is not in the result."""
+
+    DEEPER = "are at the last level that was asked for and were not looked into"
+    TOO_MANY = "are beyond the number of nodes that was asked for"
+    TOO_MANY_REFERENCES = "have more references than are followed; the rest of them is missing"
+    ELSEWHERE = "belong to another server, or to a namespace that this one does not name"
+    REFUSED = "could not be browsed"
+    LONG_PATH = f"have a path of more than {_PATH_MOST_CHARACTERS} characters and were not looked into"
+    SERVER_OBJECT = "is the server's own state (i=2253); name it as the start to browse it"
+    PROPERTIES = "are properties of other nodes, such as units and ranges"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WalkLimits:
+    """How far a walk goes."""
+
+    depth: int = 32
+    """Levels below the start node."""
+    nodes: int = 100_000
+    references_per_node: int = 100_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariableFacts:
+    """What the server says about a variable; None where it says nothing."""
+
+    data_type: str | None
+    """Our word: DOUBLE, ENUM, STRUCT, ...; None for a variable that may hold anything."""
+    data_type_id: str
+    value_rank: int | None
+    """-1: one value; 1 and up: an array of that many dimensions; others: either (OPC 10000-3, 5.6.2)."""
+    array_dimensions: tuple[int, ...] = ()
+    readable: bool | None = None
+    unit: str | None = None
+    range: tuple[float, float] | None = None
+    value: str | None = None
+    """As text; only where values were asked for."""
+    status: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrowsedNode:
+    """One node of the walk."""
+
+    node_id: str
+    """With the namespace's index, as it is today."""
+    node_id_by_uri: str
+    """With the namespace's URI, which stays; the same as node_id in namespace 0 and where the server tells no URI."""
+    path: str
+    """Browse path from the Root node, as tags may name a node by it; from the start node where Root is not above it."""
+    browse_name: str
+    display_name: str
+    node_class: str
+    type_definition: str | None
+    depth: int
+    is_property: bool
+    variable: VariableFacts | None = None
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A node that was found and has not been looked into."""
+
+    id: ua.NodeId
+    node: BrowsedNode
+
+
+class Walk:
+    """One walk over a server's address space; `left_out` says at its end what is missing and why."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        limits: WalkLimits | None = None,
+        *,
+        properties: bool = False,
+        values: bool = False,
+    ) -> None:
+        """Prepare a walk. `properties` yields property nodes, too; `values` reads the values of variables."""
+        self.left_out: Counter[LeftOut] = Counter()
+        self.refusals: Counter[str] = Counter()
+        """Names of the StatusCodes of nodes that could not be browsed."""
+        self._space = AddressSpace(channel)
+        self._limits = limits or WalkLimits()
+        self._properties = properties
+        self._values = values
+        self._seen: set[ua.NodeId] = set()
+        self._text_characters = 0
+        self._references = 0
+
+    async def nodes(self, start: str | None = None) -> AsyncGenerator[BrowsedNode]:
+        """Yield the start node (default: Objects) and what lies below it, level by level; close it when leaving early.
+
+        Raises InvalidInput when there is no such start, ConnectionRefused when the connection ends or the server's
+        answers do not.
+        """
+        await self._space.prepare()
+        first = await self._first(OBJECTS if start is None else await self._space.find(start))
+        self._seen.add(first.id)
+        queue = deque([first])
+        while queue:
+            batch = [queue.popleft() for _ in range(min(_NODES_AT_ONCE, len(queue)))]
+            properties = await self._look_into(batch, queue)
+            for node in await self._with_facts(batch, properties):
+                yield node
+
+    async def _first(self, start: ua.NodeId) -> _Waiting:
+        above = [] if start == ROOT else list(reversed(await self._space.ancestors(start)))
+        asked = (AttributeIds.BrowseName, AttributeIds.DisplayName, AttributeIds.NodeClass)
+        read = await self._space.read(
+            [(node, AttributeIds.BrowseName) for node in above] + [(start, attribute) for attribute in asked]
+        )
+        name, display_name, node_class = (value_of(one) for one in read[-3:])
+        if not isinstance(name, ua.QualifiedName):
+            status = read[-3].StatusCode if read[-3] is not None else None
+            why = status_name(status.value) if status is not None else "its name cannot be read"
+            raise InvalidInput("--start", f"{self._space.address(start, by_uri=False)}: {why}")
+        parts = [_part(value_of(one)) for one in read[: len(above)]]
+        # Below Root a path can be used to name a node; elsewhere it only shows where a node lies.
+        rooted = start == ROOT or (bool(above) and above[0] == ROOT)
+        path = "".join(f"/{part}" for part in parts[1:]) if rooted else ""
+        if start != ROOT:
+            path += f"/{_part(name)}" if rooted else str(_part(name))
+        node = self._node(
+            start, path, name, display_name=display_name, node_class=node_class, type_definition=None,
+            depth=0, is_property=False,
+        )  # fmt: skip
+        return _Waiting(start, node)
+
+    async def _look_into(
+        self, batch: list[_Waiting], queue: deque[_Waiting]
+    ) -> dict[int, dict[str, ua.NodeId]]:
+        """Put what lies below the batch into the queue; return each variable's properties by its place in the batch."""
+        properties: dict[int, dict[str, ua.NodeId]] = {}
+        at_end = [one.node.depth >= self._limits.depth for one in batch]
+        whole = [place for place, end in enumerate(at_end) if not end]
+        # At the last level only the properties of variables are wanted.
+        last = [
+            place for place, end in enumerate(at_end) if end and batch[place].node.node_class == "Variable"
+        ]
+        self.left_out[LeftOut.DEEPER] += len(batch) - len(whole) - len(last)
+        for places, reference_type in ((whole, HIERARCHICAL), (last, HAS_PROPERTY)):
+            enough: set[int] = set()
+            counts: Counter[int] = Counter()
+            pages = self._space.pages(
+                [batch[place].id for place in places], reference_type=reference_type, enough=enough
+            )
+            async with aclosing(pages):
+                async for page in pages:
+                    above = batch[places[page.place]]
+                    if page.status:
+                        self.left_out[LeftOut.REFUSED] += 1
+                        self.refusals[status_name(page.status)] += 1
+                    self._count(counts, page.place, len(page.references), enough)
+                    for reference in page.references:
+                        child = self._child(above, reference, queue)
+                        if child is not None:
+                            properties.setdefault(places[page.place], {})[child[0]] = child[1]
+        return properties
+
+    def _count(self, counts: Counter[int], place: int, references: int, enough: set[int]) -> None:
+        self._references += references
+        if self._references > _REFERENCES_A_NODE * self._limits.nodes + _REFERENCES_SPARE:
+            raise ConnectionRefused(
+                f"the server answers without end: {self._references} references led to {len(self._seen)} nodes"
+            )
+        counts[place] += references
+        if counts[place] > self._limits.references_per_node and place not in enough:
+            enough.add(place)
+            self.left_out[LeftOut.TOO_MANY_REFERENCES] += 1
+
+    def _child(
+        self, above: _Waiting, reference: ua.ReferenceDescription, queue: deque[_Waiting]
+    ) -> tuple[str, ua.NodeId] | None:
+        """Take one reference: queue the node that it leads to; return name and id of a standard property."""
+        name = reference.BrowseName
+        if not reference.IsForward or not isinstance(name, ua.QualifiedName):
+            return None
+        node_id = self._space.here(reference.NodeId)
+        if node_id is None:
+            self.left_out[LeftOut.ELSEWHERE] += 1
+            return None
+        _check_lengths(node_id, name)
+        is_property = reference.ReferenceTypeId == HAS_PROPERTY or reference.TypeDefinition == PROPERTY_TYPE
+        standard = is_property and name.NamespaceIndex == 0 and above.node.node_class == "Variable"
+        found = (str(name.Name), node_id) if standard else None
+        if node_id in self._seen or self._is_left_out(above, node_id, is_property=is_property):
+            return found
+        path = f"{above.node.path}/{_part(name)}"
+        if len(path) > _PATH_MOST_CHARACTERS:
+            self.left_out[LeftOut.LONG_PATH] += 1
+            return found
+        self._seen.add(node_id)
+        self._text_characters += len(path) + (
+            len(node_id.Identifier) if isinstance(node_id.Identifier, str) else 0
+        )
+        if self._text_characters > _TEXT_MOST_CHARACTERS:
+            raise ConnectionRefused(
+                f"the names and node ids of {len(self._seen)} nodes have more than {_TEXT_MOST_CHARACTERS} characters"
+            )
+        node = self._node(
+            node_id, path, name, display_name=reference.DisplayName, node_class=reference.NodeClass,
+            type_definition=reference.TypeDefinition, depth=above.node.depth + 1, is_property=is_property,
+        )  # fmt: skip
+        queue.append(_Waiting(node_id, node))
+        return found
+
+    def _is_left_out(self, above: _Waiting, node_id: ua.NodeId, *, is_property: bool) -> bool:
+        reason = None
+        if is_property and not self._properties:
+            reason = LeftOut.PROPERTIES
+        elif above.node.depth >= self._limits.depth:
+            reason = LeftOut.DEEPER
+        elif node_id == SERVER:
+            reason = LeftOut.SERVER_OBJECT
+        elif len(self._seen) >= self._limits.nodes:
+            reason = LeftOut.TOO_MANY
+        if reason is not None:
+            self.left_out[reason] += 1
+        return reason is not None
+
+    def _node(
+        self, node_id: ua.NodeId, path: str, name: ua.QualifiedName, *, display_name: object, node_class: object,
+        type_definition: ua.NodeId | None, depth: int, is_property: bool,
+    ) -> BrowsedNode:  # fmt: skip
+        browse_name = str(_part(name).name)
+        text = display_name.Text if isinstance(display_name, ua.LocalizedText) else None
+        kind = None if type_definition is None else self._space.here(type_definition)
+        return BrowsedNode(
+            node_id=str(self._space.address(node_id, by_uri=False)),
+            node_id_by_uri=str(self._space.address(node_id, by_uri=True)),
+            path=path,
+            browse_name=browse_name,
+            display_name=str(text or browse_name)[:_SHOWN_MOST_CHARACTERS],
+            node_class=_class_name(node_class),
+            type_definition=None if kind is None or kind.is_null() else _type_name(self._space, kind),
+            depth=depth,
+            is_property=is_property,
+        )
+
+    async def _with_facts(
+        self, batch: list[_Waiting], properties: Mapping[int, Mapping[str, ua.NodeId]]
+    ) -> list[BrowsedNode]:
+        """Return the batch's nodes, the variables with what the server says about them."""
+        places = [place for place, one in enumerate(batch) if one.node.node_class == "Variable"]
+        attributes = (*_FACTS, AttributeIds.Value) if self._values else _FACTS
+        wanted = [(batch[place].id, attribute) for place in places for attribute in attributes]
+        extra = [
+            (place, name, properties[place][name])
+            for place in places
+            for name in (_UNIT, _RANGE)
+            if name in properties.get(place, {})
+        ]
+        read = await self._space.read(wanted + [(node_id, AttributeIds.Value) for *_, node_id in extra])
+        more = {
+            (place, name): value_of(one)
+            for (place, name, _), one in zip(extra, read[len(wanted) :], strict=True)
+        }
+        types = {}
+        for start in range(0, len(wanted), len(attributes)):
+            data_type = value_of(read[start])
+            types[start] = data_type if isinstance(data_type, ua.NodeId) else ua.NodeId()
+        ours = await self._space.our_types(types.values())
+        nodes = [one.node for one in batch]
+        for number, place in enumerate(places):
+            start = number * len(attributes)
+            data_type = types[start]
+            is_named = not _NAMES_OF_NUMBERS.isdisjoint(properties.get(place, {}))
+            facts = VariableFacts(
+                data_type="ENUM" if is_named else ours[data_type],
+                data_type_id=_type_name(self._space, data_type),
+                unit=_unit(more.get((place, _UNIT))),
+                range=_range(more.get((place, _RANGE))),
+                **_facts(read[start + 1 : start + len(attributes)]),
+            )
+            nodes[place] = replace(nodes[place], variable=facts)
+        return nodes
+
+
+def _facts(read: list[ua.DataValue | None]) -> dict[str, Any]:
+    rank, dimensions, access = (value_of(one) for one in read[:3])
+    facts: dict[str, Any] = {
+        "value_rank": rank if isinstance(rank, int) else None,
+        "array_dimensions": tuple(dimensions[:16]) if isinstance(dimensions, list) else (),
+        # Bit 0 of AccessLevel: CurrentRead (OPC 10000-3, 8.57).
+        "readable": bool(access & 1) if isinstance(access, int) else None,
+    }
+    if len(read) > 3:
+        value = read[3]
+        status = None if value is None or value.StatusCode is None else value.StatusCode.value
+        facts["status"] = "unreadable" if value is None else "Good" if not status else status_name(status)
+        facts["value"] = _shown(value.Value) if value is not None and value.Value is not None else None
+    return facts
+
+
+def _shown(value: ua.Variant) -> str | None:
+    """Return a value as the engine would store its text, cut to what a person can read."""
+    try:
+        text = text_of(variant_to_binary(value))
+    except (UaError, ValueError, TypeError, AttributeError, struct.error):
+        # asyncua cannot write everything that it can read.
+        text = str(value.Value)
+    if text is None or len(text) <= _SHOWN_MOST_CHARACTERS:
+        return text
+    return f"{text[: _SHOWN_MOST_CHARACTERS - 1]}…"
+
+
+def _check_lengths(node_id: ua.NodeId, name: ua.QualifiedName) -> None:
+    if len(name.Name or "") > _NAME_MOST_CHARACTERS:
+        raise ConnectionRefused(
+            f"the server has a browse name of {len(name.Name)} characters, {name.Name[:40]!r}…; "
+            f"at most {_NAME_MOST_CHARACTERS} are allowed"
+        )
+    identifier = node_id.Identifier
+    if isinstance(identifier, str | bytes) and len(identifier) > _NODE_ID_MOST_CHARACTERS:
+        raise ConnectionRefused(
+            f"the server has a node id of {len(identifier)} characters, {identifier[:40]!r}…; "
+            f"at most {_NODE_ID_MOST_CHARACTERS} are allowed"
+        )
+
+
+def _part(name: object) -> PathPart:
+    if not isinstance(name, ua.QualifiedName):
+        return PathPart("?")
+    return PathPart(str(name.Name or ""), int(name.NamespaceIndex))
+
+
+def _class_name(node_class: object) -> str:
+    try:
+        return ua.NodeClass(node_class).name if isinstance(node_class, int) else "Unspecified"
+    except ValueError:
+        return str(node_class)
+
+
+def _type_name(space: AddressSpace, node_id: ua.NodeId) -> str:
+    """Return a standard type's name, or the node id of a type that the server brings along."""
+    number = node_id.Identifier
+    if node_id.NamespaceIndex == 0 and isinstance(number, int):
+        name: str | None = ObjectIdNames.get(number)
+        if name is not None:
+            return name
+    return str(space.address(node_id, by_uri=False))
+
+
+def _unit(value: object) -> str | None:
+    """Return the unit as people write it: the display name, as OPC 10000-8, 5.6.3 means it; else the description."""
+    if not isinstance(value, ua.EUInformation):
+        return None
+    for text in (value.DisplayName, value.Description):
+        if isinstance(text, ua.LocalizedText) and text.Text and text.Text.strip():
+            return str(text.Text).strip()[:_SHOWN_MOST_CHARACTERS]
+    return None
+
+
+def _range(value: object) -> tuple[float, float] | None:
+    return (float(value.Low), float(value.High)) if isinstance(value, ua.Range) else None
