@@ -1,0 +1,251 @@
+"""How a connection's tags are called on the wire of one session: NodeIds and index ranges by place.
+
+Owns the bytes, and in which form a text with brackets is meant. Owns no request: what the notation
+(engine/catalog/node_ids.py) needs from a server is asked in resolve.py. Made again for each session, as a server may
+have other namespace indices after a restart.
+
+Almost all node ids are numbers or strings, and become bytes without an object in between (about a microsecond
+each); nothing is kept of them. Of a browse path its NodeId is kept, packed; of an element its form and its index.
+
+A text with brackets can be meant in three ways, tried in this order, each once its predecessor was refused:
+
+    LITERAL   the brackets are part of the name, as in ns=3;s="DB1"."Level"[3]
+    RANGE     an element of the array, which the server picks (IndexRange, OPC 10000-4, 7.27)
+    WHOLE     an element of the array; the server sends all of it and the decoder picks
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from enum import IntEnum
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import numpy as np
+
+from engine.catalog.node_ids import MOST_CHARACTERS, NodeAddress, NodeKind, parse_node_id
+from engine.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from engine.catalog.tag_set import TagSet
+
+    Places = NDArray[np.int32]
+
+NO_ELEMENT = -1
+NULL_NODE_ID = b"\0\0"
+# `ns=2;s=`, `nsu=urn:x;i=`, `i=`: what most node ids begin with, whose bytes are looked up by it.
+_HEAD = re.compile(rb"(?:nsu?=[^;]+;)?[is]=")
+# As many different beginnings are kept; a connection has a handful.
+_MOST_HEADS = 256
+_NAMESPACE_AND_LENGTH = struct.Struct("<BHi")
+_LENGTH = struct.Struct("<i")
+_NUMBER = struct.Struct("<BHI")
+_NAMESPACE = struct.Struct("<BH")
+_STRING_TYPE, _NUMBER_TYPE, _GUID_TYPE, _OPAQUE_TYPE = 3, 2, 4, 5
+_MOST_UINT32 = 0xFFFF_FFFF
+_MOST_INT32 = 0x7FFF_FFFF
+
+
+class Form(IntEnum):
+    """How the text of a place is meant; see the module's docstring."""
+
+    PLAIN = 0
+    LITERAL = 1
+    RANGE = 2
+    WHOLE = 3
+
+
+class Addresses:
+    """The NodeIds of one connection's tags in one session.
+
+    `form` uint8[n], a Form; `elements` int32[n] for the decoder (-1: the whole value) or None where no tag is an
+    element; `status` holds the server's answer for browse paths that lead nowhere, by place.
+    """
+
+    def __init__(self, tags: TagSet, namespaces: Sequence[str]) -> None:
+        """Take the server's namespace array; `resolve` also follows the browse paths."""
+        self.form = np.zeros(len(tags), np.uint8)
+        self.elements: NDArray[np.int32] | None = None
+        self.status: dict[int, int] = {}
+        self._tags = tags
+        self._namespaces = {uri: index for index, uri in reversed(list(enumerate(namespaces)))}
+        self._heads: dict[bytes, tuple[bool, bytes]] = {}
+        self._path_places = np.empty(0, np.int32)
+        self._path_ends = np.empty(0, np.uint32)
+        self._path_bytes = b""
+
+    def choose_forms(self, bracketed: Places) -> None:
+        """Choose the first form in which texts that end in a bracket may be meant."""
+        if self.elements is None and len(bracketed):
+            self.elements = np.full(len(self._tags), NO_ELEMENT, np.int32)
+        for place in bracketed.tolist():
+            try:
+                self._choose_first(place, self.parsed(place))
+            except InvalidInput:
+                continue  # said when it is to be sent
+
+    def wire(self, places: Places) -> tuple[list[bytes], list[str] | None, list[int]]:
+        """Return NodeIds, index ranges (None: no place has one) and where in `places` there is no NodeId.
+
+        Such a place gets a null NodeId, which every server refuses; `problem` says why. Raises nothing.
+        """
+        node_ids: list[bytes] = []
+        ranges: list[str] | None = None
+        missing: list[int] = []
+        heads = self._heads
+        pack = _LENGTH.pack
+        forms = self.form[places].tolist()
+        for at, text in enumerate(self._tags.encoded_node_ids(places)):
+            if forms[at] <= Form.LITERAL:
+                start = text[: text.find(b";") + 3]
+                head = heads[start] if start in heads else self._learn(start)
+                if head is not None and len(text) <= MOST_CHARACTERS:
+                    is_string, prefix = head
+                    rest = text[len(start) :]
+                    if is_string and rest:
+                        node_ids.append(prefix + pack(len(rest)) + rest)
+                        continue
+                    if rest.isdigit() and len(rest) <= 10 and (number := int(rest)) <= _MOST_UINT32:
+                        node_ids.append(prefix + number.to_bytes(4, "little"))
+                        continue
+            try:
+                node_id, index_range = self._encode(int(places[at]))
+            except (InvalidInput, KeyError):
+                node_id, index_range = NULL_NODE_ID, ""
+                missing.append(at)
+            node_ids.append(node_id)
+            if index_range:
+                ranges = ranges or [""] * len(places)
+                ranges[at] = index_range
+        return node_ids, ranges, missing
+
+    def wire_of(self, place: int) -> bytes | None:
+        """Return the NodeId of one place, None where it has none in this session."""
+        node_ids, _, missing = self.wire(np.array([place], np.int32))
+        return None if missing else node_ids[0]
+
+    def problem(self, place: int) -> InvalidInput | KeyError | int | None:
+        """Return why a place has no NodeId.
+
+        InvalidInput: its text is none; KeyError: the server has no namespace with this URI; int: the StatusCode
+        with which the server answered its browse path; None: it has one.
+        """
+        if (status := self.status.get(place)) is not None:
+            return status
+        try:
+            self._encode(place)
+        except (InvalidInput, KeyError) as exc:
+            return exc
+        return None
+
+    def _encode(self, place: int) -> tuple[bytes, str]:
+        """Return the NodeId and the index range. Raises InvalidInput, or KeyError with a URI that is not there."""
+        form = self.form[place]
+        address = self.parsed(place)
+        index_range = (address.index_range or "") if form == Form.RANGE else ""
+        if address.kind is NodeKind.PATH:
+            return self._path(place, address), index_range
+        literal = address.literal if form == Form.LITERAL else None
+        namespace = self.namespace(address.namespace_index, address.namespace_uri)
+        return _wire(namespace, literal or address.identifier), index_range
+
+    def _learn(self, start: bytes) -> tuple[bool, bytes] | None:
+        """Keep what NodeIds that begin like this one have in common; None when it is not one of the usual ones."""
+        if not _HEAD.fullmatch(start):
+            return None
+        try:
+            address = parse_node_id(start.decode() + "1")
+            namespace = self.namespace(address.namespace_index, address.namespace_uri)
+        except (InvalidInput, KeyError, UnicodeDecodeError):
+            return None
+        is_string = address.kind is NodeKind.STRING
+        head = is_string, _NAMESPACE.pack(_STRING_TYPE if is_string else _NUMBER_TYPE, namespace)
+        if len(self._heads) < _MOST_HEADS:
+            self._heads[start] = head
+        return head
+
+    def parsed(self, place: int) -> NodeAddress:
+        """Return what the text of a place says. Raises InvalidInput."""
+        return parse_node_id(self._tags.node_id(place))
+
+    def namespace(self, index: int, uri: str | None) -> int:
+        """Return the index of a namespace in this session. Raises KeyError with a URI that the server has not."""
+        return index if uri is None else self._namespaces[uri]
+
+    def _path(self, place: int, address: NodeAddress) -> bytes:
+        at = int(np.searchsorted(self._path_places, place))
+        if at == len(self._path_places) or self._path_places[at] != place:
+            for part in address.browse_path:
+                self.namespace(part.namespace_index, part.namespace_uri)
+            raise KeyError(place)  # never asked, or answered with a status
+        return self._path_at(at)
+
+    def _path_at(self, at: int) -> bytes:
+        start = int(self._path_ends[at - 1]) if at else 0
+        return self._path_bytes[start : int(self._path_ends[at])]
+
+    def keep_paths(self, found: dict[int, bytes]) -> None:
+        """Keep the NodeIds that browse paths lead to, beside those that are known."""
+        known = {place: self._path_at(at) for at, place in enumerate(self._path_places.tolist())} | found
+        places = sorted(known)
+        self._path_places = np.array(places, np.int32)
+        self._path_ends = np.cumsum([len(known[place]) for place in places], dtype=np.uint32)
+        self._path_bytes = b"".join(known[place] for place in places)
+
+    def _choose_first(self, place: int, address: NodeAddress) -> None:
+        if address.element is None or self.elements is None:
+            return
+        if address.literal is None:
+            self._choose_range(place, address.element)
+        else:
+            self.form[place] = Form.LITERAL
+            self.elements[place] = NO_ELEMENT
+
+    def _choose_range(self, place: int, element: tuple[int, ...]) -> None:
+        assert self.elements is not None
+        self.form[place] = Form.RANGE
+        # An array with one dimension has the element at its index even if a server ignores the range; one with more
+        # has it first, as the server sends one element.
+        self.elements[place] = min(element[0], _MOST_INT32) if len(element) == 1 else 0
+
+    def try_as_element(self, place: int) -> bool:
+        """Take a place's brackets for an index, as the server has no node of that name; False when they cannot be."""
+        element = self.element(place) if self.form[place] == Form.LITERAL else None
+        if element is None:
+            return False
+        self._choose_range(place, element)
+        return True
+
+    def element(self, place: int) -> tuple[int, ...] | None:
+        """Return the element that a place may mean, one number a dimension."""
+        return self.parsed(place).element
+
+    def pick(self, place: int, flat: int | None) -> None:
+        """Let the decoder pick the element at `flat` of the whole array; with None the array goes in as it is."""
+        assert self.elements is not None
+        self.form[place] = Form.WHOLE
+        self.elements[place] = NO_ELEMENT if flat is None else flat
+
+    def begin_again(self, place: int) -> None:
+        """Try a place from the first form on: the server's nodes may have changed."""
+        if self.form[place] != Form.PLAIN:
+            self._choose_first(place, self.parsed(place))
+
+
+def _wire(namespace: int, identifier: int | str | UUID | bytes | None) -> bytes:
+    """Return a NodeId in the binary encoding (OPC 10000-6, 5.2.2.9)."""
+    if isinstance(identifier, int):
+        return _NUMBER.pack(_NUMBER_TYPE, namespace, identifier)
+    if isinstance(identifier, UUID):
+        return _NAMESPACE.pack(_GUID_TYPE, namespace) + identifier.bytes_le
+    opaque = isinstance(identifier, bytes)
+    content = identifier if isinstance(identifier, bytes) else str(identifier).encode()
+    return (
+        _NAMESPACE_AND_LENGTH.pack(_OPAQUE_TYPE if opaque else _STRING_TYPE, namespace, len(content))
+        + content
+    )

@@ -1,0 +1,220 @@
+"""What a server must be asked before its nodes can be named: namespaces, browse paths, the shape of arrays.
+
+Owns these three requests. What becomes of the answers is in nodes.Addresses. Everything is asked in batches that the
+server can take, and few at a time: the event loop is shared with other tenants.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, cast
+
+from asyncua import ua
+from asyncua.common.utils import Buffer
+from asyncua.ua.attribute_ids import AttributeIds
+from asyncua.ua.object_ids import ObjectIds
+from asyncua.ua.status_codes import StatusCodes
+from asyncua.ua.ua_binary import nodeid_from_binary, nodeid_to_binary
+from asyncua.ua.uaerrors import UaStatusCodeError
+
+from engine.errors import ConnectionRefused, InvalidInput
+from workers.opcua.limits import TOO_MUCH_AT_ONCE, Limits, smaller
+from workers.opcua.nodes import NULL_NODE_ID, Addresses
+
+if TYPE_CHECKING:
+    from engine.catalog.tag_set import TagSet
+    from workers.opcua.channel import Channel
+    from workers.opcua.nodes import Places
+
+# asyncua takes about 0.1 ms for a path: 20 ms at most between two turns of the event loop.
+_PATHS_PER_CALL = 200
+# Whole arrays are read to learn their shape: few at once, as nobody knows how large they are.
+_SHAPES_PER_CALL = 20
+_TEXTS_PER_TURN = 1_000
+_PATH_LEADS_HERE = 0xFFFF_FFFF
+_MOST_INT32 = 0x7FFF_FFFF
+# After these the session is of no use; any other refusal concerns the request.
+SESSION_ENDED = frozenset({
+    StatusCodes.BadSessionIdInvalid,
+    StatusCodes.BadSessionClosed,
+    StatusCodes.BadSessionNotActivated,
+    StatusCodes.BadSecureChannelIdInvalid,
+    StatusCodes.BadSecureChannelClosed,
+    StatusCodes.BadShutdown,
+    StatusCodes.BadServerHalted,
+})  # fmt: skip
+
+
+async def resolve(channel: Channel, tags: TagSet, limits: Limits | None = None) -> Addresses:
+    """Return the NodeIds of the tags in this session. Raises ConnectionRefused when the connection has ended."""
+    addresses = Addresses(tags, await read_namespaces(channel))
+    bracketed = tags.places_of(last=b"]")
+    for start in range(0, len(bracketed), _TEXTS_PER_TURN):
+        addresses.choose_forms(bracketed[start : start + _TEXTS_PER_TURN])
+        await asyncio.sleep(0)
+    await follow_paths(channel, addresses, tags.places_of(first=b"/"), limits or Limits())
+    return addresses
+
+
+async def read_namespaces(channel: Channel) -> list[str]:
+    """Return the server's namespace array: the place of a URI is its index."""
+    with channel.translated("namespaces not read"):
+        node_id = ua.NodeId(ua.Int32(ObjectIds.Server_NamespaceArray))
+        read = await channel.session.read_attributes([node_id], AttributeIds.Value)
+        value = read[0].Value.Value if read and read[0].Value is not None else None
+    # A server that keeps it to itself still has indices; only nsu= cannot be resolved.
+    return [str(uri) for uri in value] if isinstance(value, list) else []
+
+
+async def follow_paths(channel: Channel, addresses: Addresses, places: Places, limits: Limits) -> None:
+    """Ask the server where browse paths lead; what leads nowhere is in `addresses.status`."""
+    found: dict[int, bytes] = {}
+    most = smaller(_PATHS_PER_CALL, limits.nodes_per_translate)
+    start = 0
+    while start < len(places):
+        part = places[start : start + most]
+        asked, paths = _browse_paths(addresses, part)
+        results = await _translate(channel, paths) if paths else []
+        if results is None:
+            most = max(1, len(part) // 2)
+            continue
+        for place, result in zip(asked, results, strict=True):
+            node_id = _target(addresses, result)
+            if isinstance(node_id, bytes):
+                found[place] = node_id
+            else:
+                addresses.status[place] = node_id
+        start += len(part)
+    if found:
+        addresses.keep_paths(found)
+
+
+def _browse_paths(addresses: Addresses, places: Places) -> tuple[list[int], list[ua.BrowsePath]]:
+    """Return the places whose text is a path that can be asked for, and their paths."""
+    asked: list[int] = []
+    paths: list[ua.BrowsePath] = []
+    for place in places.tolist():
+        addresses.status.pop(place, None)
+        try:
+            paths.append(_browse_path(addresses, place))
+        except (InvalidInput, KeyError):
+            continue  # `addresses.problem` says it again when asked
+        asked.append(place)
+    return asked, paths
+
+
+def _browse_path(addresses: Addresses, place: int) -> ua.BrowsePath:
+    elements = [
+        ua.RelativePathElement(
+            ReferenceTypeId=ua.NodeId(ua.Int32(ObjectIds.HierarchicalReferences)),
+            IsInverse=cast("ua.Boolean", False),
+            IncludeSubtypes=cast("ua.Boolean", True),
+            TargetName=ua.QualifiedName(
+                part.name, ua.Int16(addresses.namespace(part.namespace_index, part.namespace_uri))
+            ),
+        )
+        for part in addresses.parsed(place).browse_path
+    ]
+    return ua.BrowsePath(
+        StartingNode=ua.NodeId(ua.Int32(ObjectIds.RootFolder)), RelativePath=ua.RelativePath(elements)
+    )
+
+
+async def _translate(channel: Channel, paths: list[ua.BrowsePath]) -> list[ua.BrowsePathResult] | None:
+    """Return one result a path; None when the server wants fewer at once."""
+    with channel.translated("browse paths not followed"):
+        try:
+            results = await channel.session.translate_browsepaths_to_nodeids(paths)
+        except UaStatusCodeError as exc:
+            if exc.code in TOO_MUCH_AT_ONCE and len(paths) > 1:
+                return None
+            if exc.code in SESSION_ENDED:
+                raise
+            # A server without this service: every path has this answer.
+            return [ua.BrowsePathResult(StatusCode=ua.StatusCode(ua.UInt32(exc.code))) for _ in paths]
+    if len(results or ()) != len(paths):
+        raise ConnectionRefused(f"the server answered {len(results or ())} of {len(paths)} browse paths")
+    return results
+
+
+def _target(addresses: Addresses, result: ua.BrowsePathResult) -> bytes | int:
+    """Return the NodeId that a path leads to, or the StatusCode why it leads to none."""
+    if result.StatusCode.is_bad():
+        return int(result.StatusCode.value)
+    for target in result.Targets or ():
+        node_id = target.TargetId
+        # A path can also end at another server, or part of the way.
+        if target.RemainingPathIndex != _PATH_LEADS_HERE or getattr(node_id, "ServerIndex", 0):
+            continue
+        try:
+            uri = getattr(node_id, "NamespaceUri", None)
+            namespace = addresses.namespace(int(node_id.NamespaceIndex), uri or None)
+        except KeyError:
+            continue
+        plain = ua.NodeId(node_id.Identifier, ua.Int16(namespace), node_id.NodeIdType)
+        return bytes(nodeid_to_binary(plain))
+    return int(StatusCodes.BadNoMatch)
+
+
+async def pick_from_whole(
+    channel: Channel, addresses: Addresses, places: Places
+) -> tuple[list[int], list[int]]:
+    """Let the decoder pick elements that a server does not pick; return places that it can, and those it cannot.
+
+    It cannot where the node is no array, or has no such element. An array with one dimension that cannot be read is
+    taken to have it: the values will tell.
+    """
+    can: list[int] = []
+    cannot: list[int] = []
+    by_node: dict[bytes, list[int]] = {}
+    for place in places.tolist():
+        addresses.pick(place, None)
+        by_node.setdefault(addresses.wire_of(place) or NULL_NODE_ID, []).append(place)
+    nodes = list(by_node)
+    for start in range(0, len(nodes), _SHAPES_PER_CALL):
+        part = nodes[start : start + _SHAPES_PER_CALL]
+        for node, shape in zip(part, await _shapes(channel, part), strict=True):
+            for place in by_node[node]:
+                flat = _flat_index(addresses.element(place) or (), shape)
+                addresses.pick(place, flat)
+                (cannot if flat is None else can).append(place)
+        await asyncio.sleep(0)
+    return can, cannot
+
+
+async def _shapes(channel: Channel, nodes: list[bytes]) -> list[tuple[int, ...] | None]:
+    """Return the dimensions of arrays, () of what is no array, None of what cannot be read."""
+    node_ids = [nodeid_from_binary(Buffer(node)) for node in nodes]
+    with channel.translated("arrays not read"):
+        try:
+            read = await channel.session.read_attributes(node_ids, AttributeIds.Value)
+        except UaStatusCodeError as exc:
+            if exc.code in SESSION_ENDED:
+                raise
+            read = None
+    if read is not None and len(read) == len(nodes):
+        return [_shape(one.Value) for one in read]
+    if len(nodes) == 1:
+        return [None]
+    # Together they may have been too large.
+    return [shape for node in nodes for shape in await _shapes(channel, [node])]
+
+
+def _shape(variant: ua.Variant | None) -> tuple[int, ...] | None:
+    if variant is None or variant.Value is None:
+        return None
+    if not variant.is_array:
+        return ()
+    return tuple(variant.Dimensions) if variant.Dimensions else (len(variant.Value),)
+
+
+def _flat_index(element: tuple[int, ...], shape: tuple[int, ...] | None) -> int | None:
+    """Return the place of an element among all of its array's (row by row); None when it has none."""
+    if shape is None:
+        return element[0] if len(element) == 1 and element[0] <= _MOST_INT32 else None
+    if len(shape) != len(element) or any(at >= size for at, size in zip(element, shape, strict=True)):
+        return None
+    flat = 0
+    for at, size in zip(element, shape, strict=True):
+        flat = flat * size + at
+    return flat if flat <= _MOST_INT32 else None
