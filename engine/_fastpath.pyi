@@ -1,5 +1,6 @@
 """The typed contract of the compiled hot path. How it works: _fastpath.pyx and its parts in fastpath/."""
 
+from collections.abc import Callable, Sequence
 from typing import final
 
 import numpy as np
@@ -31,6 +32,12 @@ class Ring:
         Raises ValueError for columns that do not belong together, and for more rows than the ring's capacity.
         """
 
+    def newest_into(self, newest_us: NDArray[np.int64]) -> None:
+        """Set newest_us[slot] to the time of each row in the ring, oldest row first: the last one of a slot stays.
+
+        Raises ValueError, having set nothing, for a slot beyond the array's end.
+        """
+
 @final
 class Publish:
     """What one publish response said, beside the readings that went into the ring.
@@ -46,25 +53,152 @@ class Publish:
     """0 in a RepublishResponse, which does not name it."""
     sequence_number: int
     """Of this message; in a KEEP_ALIVE that of the next one."""
+    publish_time_us: int
+    """When the server sent the message (microseconds since 1970), 0 if it does not say."""
     more_notifications: bool
     rows: int
     """Rows put into the ring."""
     unknown_handles: int
     """Values whose client handle has no slot: not stored."""
+    overflows: int
+    """Rows whose status has InfoType DataValue and Overflow: the server's queue lost values beside them."""
     events: int
     """Events and notifications of unknown types: seen, not read."""
+    event_lists: tuple[bytes, ...]
+    """The bodies of EventNotificationLists and of unknown notifications, whole and in order, but for empty ones."""
     status_change: int | None
     """StatusCode of a StatusChangeNotification."""
     refused_acks: int
     """Acknowledgements of the request that the server refused."""
 
-def decode_publish(message: Buffer, ring: Ring, slots: NDArray[np.uint32], received_us: int) -> Publish:
+def decode_publish(
+    message: Buffer,
+    ring: Ring,
+    slots: NDArray[np.uint32],
+    received_us: int,
+    elements: NDArray[np.int32] | None = None,
+    text_of: Callable[[bytes], str | None] = ...,
+) -> Publish:
     """Put the values of one PublishResponse, RepublishResponse or ServiceFault into the ring.
 
     `message` starts at the TypeId; `slots` maps a client handle to a slot, 0xFFFFFFFF is a handle that is not ours.
+    `elements` says by handle which element of the flat array is the reading, -1 or no place there: the whole value.
+    An array of one element is that element; one that the value does not have is a Kind.NULL with
+    BadIndexRangeNoData, unless its status is Bad already. `text_of` makes the text of an encoded Variant
+    (engine.variants.text_of by default); what it raises leaves the ring unchanged.
     Time: source timestamp, else server timestamp, else `received_us` (microseconds since 1970). All or nothing: with
     RING_FULL and on MalformedMessage the ring is unchanged. Raises MalformedMessage for bytes that break
     OPC 10000-6, and for a message with more values than the ring's capacity.
+    """
+
+def encode_create_items(
+    subscription_id: int,
+    timestamps: int,
+    handles: NDArray[np.uint32],
+    node_ids: Sequence[bytes],
+    index_ranges: Sequence[str] | None,
+    parameters: bytes,
+) -> bytes:
+    """Return the body behind the RequestHeader of a CreateMonitoredItemsRequest (i=751) for these nodes' Values.
+
+    `node_ids` are encoded NodeIds, an index range of "" is none, `timestamps` a TimestampsToReturn (OPC 10000-4,
+    7.40); `parameters` are encoded MonitoringParameters without their ClientHandle: from SamplingInterval to
+    DiscardOldest, the same for all. Raises ValueError for lengths that differ and bytes that are not encoded so.
+    """
+
+def decode_created_items(
+    message: Buffer,
+    status: NDArray[np.uint32],
+    item_id: NDArray[np.uint32],
+    sampling_ms: NDArray[np.float64],
+    queue_size: NDArray[np.uint32],
+) -> int:
+    """Read a CreateMonitoredItemsResponse (i=754) or ServiceFault; return its ServiceResult.
+
+    The arrays have a place for each item of the request, and are filled. With a Bad result they are unchanged, as
+    on MalformedMessage: for bytes that break OPC 10000-6, and for another number of results than of items.
+    """
+
+def encode_read(
+    node_ids: Sequence[bytes],
+    index_ranges: Sequence[str] | None,
+    timestamps: int,
+    max_age_ms: float = 0.0,
+    attribute: int = 13,
+) -> bytes:
+    """Return the body behind the RequestHeader of a ReadRequest (i=631) for one attribute of these nodes.
+
+    `node_ids`, `index_ranges` and `timestamps` as in encode_create_items, and the same errors.
+    """
+
+@final
+class ReadAnswer:
+    """What one read response said, beside the readings that went into the ring."""
+
+    outcome: int
+    """DATA, FAULT or RING_FULL of engine.outcomes.Outcome."""
+    service_result: int
+    """StatusCode of the response; Bad makes the outcome FAULT."""
+    rows: int
+    """Rows put into the ring; 0 with RING_FULL and FAULT."""
+
+def decode_read(
+    message: Buffer,
+    ring: Ring,
+    slots: NDArray[np.uint32],
+    received_us: int,
+    elements: NDArray[np.int32] | None = None,
+    text_of: Callable[[bytes], str | None] = ...,
+) -> ReadAnswer:
+    """Put the values of one ReadResponse (i=634) or ServiceFault into the ring, all or nothing.
+
+    Value i belongs to slots[i] and elements[i]; a slot of 0xFFFFFFFF drops it. Otherwise as decode_publish. Raises
+    MalformedMessage also for another number of values than `slots` has places.
+    """
+
+@final
+class HistoryResult:
+    """What one node's part of a history answer said."""
+
+    status: int
+    """Its StatusCode."""
+    continuation_point: bytes | None
+    """To ask for more with; None: this was all."""
+    rows: int
+    """Values put into the ring."""
+    seen: int
+    """Values that the server sent, within the asked time or not."""
+    newest_us: int
+    """The newest time of those seen (microseconds since 1970); 0 if `seen` is 0."""
+
+@final
+class HistoryAnswer:
+    """What one history answer said, beside the readings that went into the ring."""
+
+    outcome: int
+    """DATA, FAULT or RING_FULL of engine.outcomes.Outcome."""
+    service_result: int
+    """StatusCode of the response; Bad makes the outcome FAULT."""
+    rows: int
+    """Rows put into the ring; 0 with RING_FULL and FAULT."""
+    results: list[HistoryResult]
+    """One for each node; empty with RING_FULL and FAULT."""
+
+def decode_history(
+    message: Buffer,
+    ring: Ring,
+    slots: NDArray[np.uint32],
+    after_us: NDArray[np.int64],
+    before_us: NDArray[np.int64],
+    received_us: int,
+    elements: NDArray[np.int32] | None = None,
+    text_of: Callable[[bytes], str | None] = ...,
+) -> HistoryAnswer:
+    """Put the values of one HistoryReadResponse (i=667) or ServiceFault into the ring, all or nothing.
+
+    Result i belongs to slots[i] and elements[i]. Of its HistoryData (i=658) those values become rows whose time is
+    after after_us[i] and before before_us[i] (microseconds since 1970); other kinds of history are passed over.
+    Otherwise as decode_publish. Raises MalformedMessage also for another number of results than `slots` has places.
     """
 
 def encode_copy(

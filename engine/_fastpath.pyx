@@ -8,7 +8,14 @@ counts whole or not at all; no Python object is made per number.
 include "fastpath/cursor.pxi"    # bounds-checked reads from bytes that others wrote
 include "fastpath/skip.pxi"      # walk over any OPC UA built-in type, checking it
 include "fastpath/ring.pxi"      # one tenant's readings between decode and flush
-include "fastpath/value.pxi"     # one MonitoredItemNotification -> one row
+include "fastpath/draft.pxi"     # what one message adds to the ring, until it is committed
+include "fastpath/element.pxi"   # one element of an array -> the reading
+include "fastpath/value.pxi"     # one DataValue -> one row
+include "fastpath/response.pxi"  # how every answer begins
 include "fastpath/publish.pxi"   # one publish response -> rows, or nothing
+include "fastpath/request.pxi"   # what requests for many nodes share
+include "fastpath/items.pxi"     # CreateMonitoredItems, both ways
+include "fastpath/read.pxi"      # Read, both ways
+include "fastpath/history.pxi"   # one history answer -> rows, or nothing
 include "fastpath/copy_out.pxi"  # columns -> PostgreSQL's binary COPY format
 include "fastpath/copy_in.pxi"   # and back
