@@ -1,40 +1,49 @@
 """One connection to one OPC UA server, used once: TCP, secure channel and session, by asyncua's public services.
 
-Owns the translation of everything that asyncua, the socket or the server can throw into engine.errors. Owns no retry.
+Owns the order of the steps, and the session's ticket. Owns no retry. What is offered, chosen, proved and trusted is
+decided in endpoints.py, tokens.py, handshake.py and trust.py.
+
+    open():    [GetEndpoints on a channel of its own, choose, trust] -> Hello -> OpenSecureChannel -> CreateSession
+               -> ActivateSession
+    resume():  [trust] -> Hello -> OpenSecureChannel -> ActivateSession with the old session's token and nonce
 
 Invariants: each step ends within the request timeout; `close` ends within its deadline and leaves no socket; after
-`abort` every request that waits, and every later one, fails with the reason given.
+`abort` every request that waits, and every later one, fails with the reason given. Certificates, trust lists and keys
+are read at each `open` and `resume`: what was changed meanwhile counts.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
-import struct
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import structlog
 from asyncua import ua
-from asyncua.crypto.security_policies import SecurityPolicyAes128Sha256RsaOaep as Aes128
-from asyncua.crypto.security_policies import SecurityPolicyAes256Sha256RsaPss as Aes256
-from asyncua.crypto.security_policies import SecurityPolicyBasic256Sha256 as Basic256
 from asyncua.ua.attribute_ids import AttributeIds
 from asyncua.ua.status_codes import StatusCodes
-from asyncua.ua.uaerrors import UaError, UaStatusCodeError
+from asyncua.ua.uaerrors import UaStatusCodeError
 
 from engine.errors import ConnectionRefused, ScadaError
-from workers.opcua.seam import RawClient, RawProtocol, body_of, status_name
+from workers.opcua import faults, handshake
+from workers.opcua.certificates import leaf_of
+from workers.opcua.endpoints import Endpoint, choose, listed, url_to_say
+from workers.opcua.handshake import SessionTicket
+from workers.opcua.seam import RawClient, RawProtocol, body_of
+from workers.opcua.security import NO_SECURITY, Credentials, SecurityWanted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from asyncua.client.ua_session import UaSession
 
+    from engine.catalog.records import Connection
     from engine.settings import OpcuaSettings
+    from workers.opcua.pki import Pki
     from workers.opcua.seam import Answer
+    from workers.opcua.tokens import TokenChoice, TokenPolicy
 
 log = structlog.get_logger(__name__)
 
@@ -43,28 +52,81 @@ DEFAULT_PORT = 4_840
 _SESSION_LEAST_S = 1.0
 # Part 4, 5.6.2: a client renews the channel's token after 75 percent of its lifetime.
 _RENEW_AFTER = 0.75
+# A server may revise a channel's lifetime to anything, 0 included.
+_CHANNEL_LEAST_S = 1.0
 _MAX_MONITORED_ITEMS_PER_CALL = ua.NodeId(ua.Int32(11_714))
-# What asyncua raises when an answer is not what it should be: it checks little, so the interpreter does.
-_UNREADABLE = (
-    UaError, struct.error, ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError,
-    OverflowError, RecursionError,
-)  # fmt: skip
-# Policies that encrypt a password well enough; Basic128Rsa15 and Basic256 are deprecated for their SHA-1 and RSA 1.5.
-_PASSWORD_POLICIES = frozenset({Basic256.URI, Aes128.URI, Aes256.URI})
 # A server without this service has answered all the same, and so knows that we live.
 _SERVICE_MISSING = frozenset({StatusCodes.BadServiceUnsupported, StatusCodes.BadNotImplemented})
+# The server has no endpoint without security: it lets anyone open a channel to ask for endpoints, and no more.
+_NO_SUCH_SECURITY = frozenset({
+    StatusCodes.BadSecurityPolicyRejected,
+    StatusCodes.BadSecurityModeRejected,
+    StatusCodes.BadSecurityModeInsufficient,
+})  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenEndpoint:
+    """How a channel reaches its server, for people."""
+
+    url: str
+    mode: str
+    policy: str
+    token: str
 
 
 class Channel:
     """A secure channel with an activated session in it."""
 
-    def __init__(self, endpoint_url: str, settings: OpcuaSettings) -> None:
-        """Check the address. Raises ConnectionRefused when it is not opc.tcp://host[:port][/path]."""
+    def __init__(
+        self,
+        endpoint_url: str,
+        settings: OpcuaSettings,
+        *,
+        credentials: Credentials | None = None,
+        security: SecurityWanted | None = None,
+        pki: Pki | None = None,
+    ) -> None:
+        """Check the address. Raises ConnectionRefused when it is not opc.tcp://host[:port][/path].
+
+        Without `pki` there is neither an own certificate nor any that is trusted: only mode None without a password
+        works then.
+        """
         self._settings = settings
-        self._client = RawClient(_with_port(endpoint_url), settings)
-        self._client.name = self._client.description = "scada-engine"
-        self._client.application_uri = "urn:scada-engine:client"
-        self._client.product_uri = "urn:scada-engine"
+        self._address = with_port(endpoint_url)
+        self._credentials = credentials or Credentials()
+        self._wanted = security or SecurityWanted()
+        self._pki = pki
+        self._client = self._new_client(self._address)
+        self._ticket: SessionTicket | None = None
+
+    @classmethod
+    def for_connection(
+        cls, connection: Connection, endpoint_url: str, settings: OpcuaSettings, pki: Pki | None
+    ) -> Channel:
+        """Return a channel to one of a connection's addresses, as the connection is configured."""
+        return cls(
+            endpoint_url,
+            settings,
+            credentials=Credentials(
+                username=connection.username,
+                password=connection.password,
+                certificate_pem=connection.user_certificate,
+                private_key_pem=connection.user_private_key,
+                allow_plain_password=connection.allow_plain_password,
+            ),
+            security=SecurityWanted(
+                connection.security_mode, connection.security_policy, connection.allow_deprecated_policies
+            ),
+            pki=pki,
+        )
+
+    def _new_client(self, url: str) -> RawClient:
+        client = RawClient(url, self._settings)
+        client.name = client.description = "scada-engine"
+        client.application_uri = self._settings.application_uri
+        client.product_uri = "urn:scada-engine"
+        return client
 
     @property
     def protocol(self) -> RawProtocol:
@@ -90,55 +152,126 @@ class Channel:
         """How long the server keeps a silent session, as it revised it; known after `open`."""
         return max(self._client.session_timeout / 1_000, _SESSION_LEAST_S)
 
+    @property
+    def chosen(self) -> ChosenEndpoint:
+        """How the server is reached. Raises ConnectionRefused before `open` or `resume` has succeeded."""
+        ticket = self.ticket
+        endpoint = ticket.endpoint
+        return ChosenEndpoint(
+            self._client.server_url.geturl(), endpoint.mode, endpoint.policy_name, ticket.token.kind
+        )
+
+    @property
+    def ticket(self) -> SessionTicket:
+        """All that is needed to `resume` the session in another channel; valid also after this one was lost.
+
+        Raises ConnectionRefused before `open` or `resume` has succeeded.
+        """
+        if self._ticket is None:
+            raise ConnectionRefused("there is no session")
+        return self._ticket
+
     @contextmanager
     def translated(self, doing: str) -> Iterator[None]:
         """Turn what asyncua and the socket raise into ConnectionRefused; `doing` is what was tried."""
-        try:
+        with faults.translated(self._client, doing, timeout_s=self._settings.request_timeout_s):
             yield
-        except ScadaError:
-            raise
-        except Exception as exc:
-            protocol = self._client.protocol
-            if protocol is not None and protocol.failure is not None:
-                # The first cause; what was raised here is only how it reached this request.
-                raise protocol.failure from exc
-            if isinstance(exc, (OSError, *_UNREADABLE)):
-                raise ConnectionRefused(f"{doing}: {_words(exc, self._settings.request_timeout_s)}") from exc
-            raise
 
-    async def open(self, *, username: str | None, password: str | None) -> None:
+    async def open(self) -> None:
         """Connect and activate a session. Raises ConnectionRefused, saying at which step and why."""
-        client = self._client
+        endpoint = await self._choose()
+        await self._open_channel(endpoint)
+        with self.translated("no session"):
+            session = await self._create_session(endpoint)
+        if endpoint.mode == "None":
+            # Nothing has vouched for this yet; see _check_trust for what it is used for.
+            endpoint = replace(
+                endpoint, certificate=session.certificate, application_uri=session.application_uri
+            )
+        await self._activate(
+            SessionTicket(
+                endpoint=endpoint,
+                token=self._user_token(session.tokens, endpoint).token,
+                timeout_ms=session.timeout_ms,
+                authentication_token=session.authentication_token,
+                server_nonce=session.server_nonce,
+            ),
+            session.tokens,
+        )
+
+    async def resume(self, ticket: SessionTicket) -> None:
+        """Connect and activate the session of a lost channel again; its subscriptions are still there.
+
+        The endpoint is the ticket's, so nothing is discovered. Raises ConnectionRefused when the server does not know
+        the session any more, or not us: then `open` another channel.
+        """
+        await self._open_channel(ticket.endpoint)
+        self.session.restore_authentication_token(ticket.authentication_token)
+        await self._activate(ticket, (ticket.token,))
+
+    async def _choose(self) -> Endpoint:
+        """Ask the server for its endpoints and choose one; with mode None there is nothing to choose.
+
+        A connection without security is so made in one go, and works with servers that know no GetEndpoints.
+        """
+        if self._wanted.nothing:
+            return Endpoint(self._address, "None", NO_SECURITY.uri, b"", (), "", 0)
+        return choose(await self.discover(), self._wanted, self._credentials)
+
+    async def discover(self) -> list[Endpoint]:
+        """Return what the server offers, asked in a channel of its own without security. Raises ConnectionRefused."""
+        asking = Channel(self._address, self._settings)
         try:
-            with self.translated("cannot connect"):
-                await client.connect_socket()
+            await asking._connect()
+            with asking.translated("endpoints not read"):
+                return await handshake.get_endpoints(asking._client, self._address)
         finally:
+            await asking.close(self._settings.request_timeout_s)
+
+    async def _open_channel(self, endpoint: Endpoint) -> None:
+        policy = endpoint.policy
+        if policy is None:
+            raise ConnectionRefused(f"security policy {endpoint.policy_uri} is not known")
+        self._client = self._new_client(url_to_say(self._address, endpoint.url))
+        if policy is not NO_SECURITY:
+            raise ConnectionRefused("security is not spoken yet")
+        await self._connect()
+
+    async def _connect(self) -> None:
+        client = self._client
+        with self.translated("cannot connect"):
+            await client.connect_socket()
             heed_cancellation()
-        with self.translated("no OPC UA answer"):
+        with self.translated("no OPC UA connection"):
             await client.send_hello()
         with self.translated("no secure channel"):
             await client.open_secure_channel()
-        with self.translated("no session"):
-            await client.create_session()
-            if username and password:
-                self._protect_password()
-        with self.translated("session not activated"):
-            await client.activate_session(username=username, password=password)
 
-    def _protect_password(self) -> None:
-        """Choose a user token policy that encrypts, or refuse: the channel itself does not encrypt.
-
-        It encrypts for the certificate of whoever answers at the address; nothing vouches for that certificate yet.
-        """
-        offered = self._client.user_name_policies
-        if not offered:
-            raise ConnectionRefused("the server does not accept user names")
-        safe = [policy for policy in offered if policy.SecurityPolicyUri in _PASSWORD_POLICIES]
-        if not safe or not self._client.security_policy.peer_certificate:
+    async def _create_session(self, endpoint: Endpoint) -> handshake.NewSession:
+        try:
+            return await handshake.create_session(self._client, endpoint, self._wanted, self._credentials)
+        except UaStatusCodeError as exc:
+            if exc.code not in _NO_SUCH_SECURITY or not self._wanted.nothing:
+                raise
             raise ConnectionRefused(
-                "the password is not sent: security mode is None and the server offers no way to encrypt it"
+                f"the server does not let us in without security; it offers {listed(await self.discover())}"
+            ) from exc
+
+    def _user_token(self, tokens: Sequence[TokenPolicy], endpoint: Endpoint) -> TokenChoice:
+        return handshake.choose_user_token(tokens, endpoint, self._wanted, self._credentials)
+
+    async def _activate(self, ticket: SessionTicket, tokens: Sequence[TokenPolicy]) -> None:
+        choice = self._user_token(tokens, ticket.endpoint)
+        with self.translated("session not activated"):
+            nonce = await handshake.activate(
+                self._client,
+                choice,
+                self._credentials,
+                server_certificate=leaf_of(ticket.endpoint.certificate),
+                server_nonce=ticket.server_nonce,
             )
-        self._client.use_policy(safe[0])
+        self._client.session_timeout = int(ticket.timeout_ms)
+        self._ticket = replace(ticket, server_nonce=nonce)
 
     async def items_per_call(self) -> int:
         """Return how many monitored items the server takes in one call; 0 when it does not say."""
@@ -173,12 +306,14 @@ class Channel:
             return protocol.failure
         return exc if isinstance(exc, ScadaError) else ConnectionRefused(f"publish request failed: {exc}")
 
-    async def touch(self, subscription_id: int) -> None:
-        """Keep the session and the subscription from expiring while nothing is published.
+    async def touch(self, subscription_ids: Sequence[int]) -> None:
+        """Keep the session and its subscriptions from expiring while nothing is published.
 
-        A call that names the subscription resets its lifetime counter (Part 4, 5.14.1.1). Raises ConnectionRefused.
+        A call that names a subscription resets its lifetime counter (Part 4, 5.14.1.1). Raises ConnectionRefused.
         """
-        request = ua.SetPublishingModeParameters(PublishingEnabled=True, SubscriptionIds=[subscription_id])
+        request = ua.SetPublishingModeParameters(
+            PublishingEnabled=True, SubscriptionIds=list(subscription_ids)
+        )
         with self.translated("no sign of life"):
             try:
                 results = await self.session.set_publishing_mode(request)
@@ -192,7 +327,8 @@ class Channel:
     async def renew(self) -> None:
         """Renew the channel's token for as long as the channel lives; end the channel when that fails."""
         while True:
-            await asyncio.sleep(self._client.secure_channel_timeout / 1_000 * _RENEW_AFTER)
+            lifetime_s = max(self._client.secure_channel_timeout / 1_000, _CHANNEL_LEAST_S)
+            await asyncio.sleep(lifetime_s * _RENEW_AFTER)
             try:
                 with self.translated("channel not renewed"):
                     await self._client.open_secure_channel(renew=True)
@@ -206,8 +342,11 @@ class Channel:
         if (protocol := self._client.protocol) is not None:
             protocol.fail(reason)
 
-    async def close(self, deadline_s: float) -> None:
-        """Close the session with its subscriptions, the channel and the socket; cut the socket at the deadline."""
+    async def close(self, deadline_s: float, *, delete_subscriptions: bool = True) -> None:
+        """Close the session, the channel and the socket; cut the socket at the deadline.
+
+        Without `delete_subscriptions` they stay on the server until they expire, for another session to take over.
+        """
         protocol = self._client.protocol
         if protocol is None or protocol.transport is None:
             # Never connected, or lost already: nobody will tell us that it is closed.
@@ -216,7 +355,7 @@ class Channel:
         try:
             async with asyncio.timeout(deadline_s):
                 if protocol.failure is None:
-                    await self._say_goodbye()
+                    await self._say_goodbye(delete_subscriptions)
                     self._client.disconnect_socket()
                 await protocol.closed.wait()
         except TimeoutError:
@@ -224,11 +363,11 @@ class Channel:
         finally:
             protocol.fail(ConnectionRefused("closed by us"))
 
-    async def _say_goodbye(self) -> None:
+    async def _say_goodbye(self, delete_subscriptions: bool) -> None:
         # Whatever the server answers to this, the socket is closed next.
         with suppress(ScadaError):
             with self.translated("session not closed"):
-                await self._client.uaclient.close_session(delete_subscriptions=True)
+                await self._client.uaclient.close_session(delete_subscriptions)
             with self.translated("channel not closed"):
                 await self._client.close_secure_channel()
 
@@ -243,7 +382,8 @@ def heed_cancellation() -> None:
         raise asyncio.CancelledError
 
 
-def _with_port(endpoint_url: str) -> str:
+def with_port(endpoint_url: str) -> str:
+    """Return the address with its port. Raises ConnectionRefused when it is not opc.tcp://host[:port][/path]."""
     try:
         parts = urlsplit(endpoint_url)
         port = parts.port
@@ -258,16 +398,3 @@ def _with_port(endpoint_url: str) -> str:
     return (
         endpoint_url if port else parts._replace(netloc=f"{parts.netloc.rstrip(':')}:{DEFAULT_PORT}").geturl()
     )
-
-
-def _words(exc: Exception, timeout_s: float) -> str:
-    """Return the cause in words for an operator."""
-    if isinstance(exc, TimeoutError):
-        return f"no answer within {timeout_s:g} s"
-    if isinstance(exc, socket.gaierror):
-        return "the host name is not known"
-    if isinstance(exc, OSError):
-        return os.strerror(exc.errno).lower() if exc.errno else str(exc)
-    if isinstance(exc, UaStatusCodeError):
-        return f"{status_name(exc.code)} ({ua.StatusCode(exc.code).doc})"
-    return f"the server's answer cannot be read: {exc or type(exc).__name__}"

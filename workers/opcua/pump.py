@@ -215,7 +215,7 @@ class Pump:
             if self._sent != sent:
                 continue
             try:
-                await self._channel.touch(self._subscription.subscription_id)
+                await self._channel.touch([self._subscription.subscription_id])
             except ConnectionRefused as exc:
                 self._channel.abort(exc)
                 return

@@ -19,10 +19,10 @@ The seams, each held by a test in tests/workers/opcua/test_seam.py that fails wh
     state of a channel without security. A publish request, and an answer to one that is a single chunk with the
     numbers that are due, are framed here; whatever else comes is asyncua's to judge. Seams 5 and 6 together make a
     message cost a third of what `send_request()` costs.
- 7. `Client._policy_ids` holds the endpoint's user token policies between CreateSession and ActivateSession.
 
 A fresh client per connection: nothing of asyncua is used again after a failure, its reconnect and its watchdog never
-start. `certificate_validator` is not set, as only security mode None is spoken yet: no certificate is trusted here.
+start. Its create_session() and activate_session() are not used either (see handshake.py), so its
+`certificate_validator` would never be asked.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from asyncua.client.ua_session import UaSession
 from asyncua.common.connection import TransportLimits
 from asyncua.common.utils import Buffer
 from asyncua.crypto.security_policies import SecurityPolicyNone
-from asyncua.ua.ua_binary import nodeid_to_binary
+from asyncua.ua.ua_binary import nodeid_to_binary, uatcp_to_binary
 
 from engine.errors import ConnectionRefused, MalformedMessage, ScadaError
 
@@ -129,6 +129,24 @@ class RawProtocol(UASocketProtocol):
         super().connection_made(transport)
         if self.failure is not None:
             transport.abort()
+
+    async def send_hello(
+        self, url: str, max_messagesize: int = 0, max_chunkcount: int = 0
+    ) -> ua.Acknowledge:
+        """Say Hello with the sizes of chunks that we take; asyncua's would promise a server 2 GB."""
+        hello = ua.Hello(
+            ReceiveBufferSize=ua.UInt32(CHUNK_MOST_BYTES),
+            SendBufferSize=ua.UInt32(CHUNK_MOST_BYTES),
+            MaxMessageSize=ua.UInt32(max_messagesize),
+            MaxChunkCount=ua.UInt32(max_chunkcount),
+            EndpointUrl=ua.String(url),
+        )
+        ack: asyncio.Future[ua.Acknowledge] = asyncio.get_running_loop().create_future()
+        self._callbackmap[0] = ack
+        if self.transport is not None:
+            self.transport.write(uatcp_to_binary(ua.MessageType.Hello, hello))
+        async with asyncio.timeout(self.timeout):
+            return await ack
 
     def data_received(self, data: bytes) -> None:
         """Cut the stream into chunks; an incomplete one waits, never longer than the largest that is allowed."""
@@ -317,12 +335,3 @@ class RawClient(Client):
         """The byte stream, once connect_socket() was called."""
         protocol = self.uaclient.protocol
         return protocol if isinstance(protocol, RawProtocol) else None
-
-    @property
-    def user_name_policies(self) -> list[ua.UserTokenPolicy]:
-        """What the endpoint accepts a user name with; known after create_session()."""
-        return [policy for policy in self._policy_ids or () if policy.TokenType == ua.UserTokenType.UserName]
-
-    def use_policy(self, policy: ua.UserTokenPolicy) -> None:
-        """Let activate_session() use this user token policy and no other."""
-        self._policy_ids = [policy]

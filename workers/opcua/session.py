@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Never
 
 import structlog
 
-from engine.errors import ConnectionRefused, MalformedMessage, ScadaError
+from engine.errors import MalformedMessage, ScadaError
 from engine.metrics import Counter
 from workers.opcua.backoff import Backoff
 from workers.opcua.channel import Channel, heed_cancellation
@@ -96,13 +96,9 @@ class Connector:
     async def _hold(self) -> Never:
         """Connect, subscribe and pump until something fails. Raises the ScadaError that ended it."""
         connection = self._connection
-        if connection.security_mode != "None":
-            raise ConnectionRefused(
-                f"security mode {connection.security_mode} is not supported by this version: only None is"
-            )
-        channel = Channel(connection.endpoint_url, self._settings)
+        channel = Channel.for_connection(connection, connection.endpoint_url, self._settings, None)
         try:
-            await channel.open(username=connection.username, password=connection.password)
+            await channel.open()
             # Half of the ring at most, so that a message fits while the other half is being written.
             subscription = await create_subscription(channel, self._settings, self._ring.capacity_rows // 2)
             refusals = await monitor(channel, subscription.subscription_id, connection.tags, self._settings)

@@ -20,7 +20,7 @@ from engine.errors import ConnectionRefused, MalformedMessage
 from tests.workers.opcua.plant import Plant
 from tests.workers.opcua.tenant import FAST
 from workers.opcua.channel import Channel
-from workers.opcua.seam import ClampedLimits, RawClient, RawProtocol, body_of, limits
+from workers.opcua.seam import ClampedLimits, RawProtocol, body_of, limits
 
 CHANNEL, TOKEN = 5, 13
 NO_SECURITY: Any = cast(Any, SecurityPolicyNone)()
@@ -71,7 +71,7 @@ async def test_the_pinned_version_is_installed() -> None:
 async def test_the_client_uses_our_transport_and_never_publishes_by_itself(plant: Plant) -> None:
     channel = Channel(plant.endpoint, FAST)
     try:
-        await channel.open(username=None, password=None)
+        await channel.open()
         assert isinstance(channel.protocol, RawProtocol)
         await channel.session.create_subscription(ua.CreateSubscriptionParameters(), lambda _result: None)
         session: Any = channel.session
@@ -88,7 +88,7 @@ async def test_the_client_uses_our_transport_and_never_publishes_by_itself(plant
 async def test_a_client_that_was_closed_leaves_no_task(plant: Plant) -> None:
     before = asyncio.all_tasks()
     channel = Channel(plant.endpoint, FAST)
-    await channel.open(username=None, password=None)
+    await channel.open()
     await channel.close(1.0)
     assert asyncio.all_tasks() == before
     with pytest.raises(ConnectionRefused):
@@ -98,7 +98,7 @@ async def test_a_client_that_was_closed_leaves_no_task(plant: Plant) -> None:
 async def test_a_renewed_channel_goes_on_publishing(plant: Plant) -> None:
     channel = Channel(plant.endpoint, FAST)
     try:
-        await channel.open(username=None, password=None)
+        await channel.open()
         params = ua.CreateSubscriptionParameters(10.0, 300, 1)
         await channel.session.create_subscription(params, lambda _result: None)
         for _ in range(3):
@@ -286,17 +286,6 @@ async def test_a_small_receive_buffer_of_the_server_is_respected() -> None:
     own = limits(MESSAGE_MOST)
     own.update_client_limits(ua.Acknowledge(ReceiveBufferSize=ua.UInt32(9_000)))
     assert (own.max_recv_buffer, own.max_send_buffer) == (65_536, 9_000)
-
-
-async def test_user_token_policies_can_be_read_and_chosen() -> None:
-    client = RawClient("opc.tcp://127.0.0.1:4840", FAST)
-    anonymous = ua.UserTokenPolicy(PolicyId="a", TokenType=ua.UserTokenType.Anonymous)
-    clear = ua.UserTokenPolicy(PolicyId="c", TokenType=ua.UserTokenType.UserName)
-    safe = ua.UserTokenPolicy(PolicyId="s", TokenType=ua.UserTokenType.UserName, SecurityPolicyUri="urn:x")
-    client._policy_ids = [anonymous, clear, safe]
-    assert client.user_name_policies == [clear, safe]
-    client.use_policy(safe)
-    assert client.server_policy(ua.UserTokenType.UserName) == safe
 
 
 def test_asyncua_still_keeps_its_channel_state_where_we_use_it() -> None:

@@ -112,7 +112,7 @@ async def test_a_refused_connection_is_reported_once_and_tried_again(plant: Plan
         (
             "opc.tcp://127.0.0.1:1",
             {"security_mode": "Sign"},
-            "security mode Sign is not supported by this version",
+            "security mode Sign does not go with security policy None",
         ),
     ],
 )
