@@ -27,6 +27,8 @@ from typing import Any
 import numpy as np
 import orjson
 
+from engine.errors import MalformedMessage
+
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _REFUSED = re.compile("[\x00\ud800-\udfff]")
 _ARRAY_BIT = 0x80
@@ -37,13 +39,19 @@ _LAST_TICK = 2_650_467_743_999_999_999  # 9999-12-31T23:59:59.9999999Z, in 100 n
 
 
 def text_of(variant: bytes) -> str | None:
-    """Return the text of one encoded Variant, None for a null; PostgreSQL accepts every character of it."""
+    """Return the text of one encoded Variant, None for a null; PostgreSQL accepts every character of it.
+
+    Raises MalformedMessage for arrays in arrays that are too deep to be JSON (254 levels).
+    """
     value = _Reader(variant).variant()
     if value is None:
         return None
     encoding = variant[0]
     if encoding & _ARRAY_BIT or encoding & _TYPE_BITS in _STRUCTURED:
-        return orjson.dumps(value).decode()
+        try:
+            return orjson.dumps(value).decode()
+        except orjson.JSONEncodeError as exc:
+            raise MalformedMessage(f"a value cannot be JSON: {exc}", 0) from exc
     return value if isinstance(value, str) else str(value)
 
 

@@ -152,10 +152,11 @@ class Reader:
     def dimensions(self, length: int) -> None:
         """Check ArrayDimensions."""
         dimensions = [self.unpack("i") for _ in range(self.count(4))]
-        product = 1
+        product, lists = 1, 0
         for dimension in dimensions:
             product *= dimension
-        if dimensions and (min(dimensions) <= 0 or product != length):
+            lists += product
+        if dimensions and (min(dimensions) <= 0 or product != length or lists > 4 * length + 200):
             raise Broken("dimensions")
 
     def data_value(self, level: int = 0) -> tuple[tuple[int, Any], int, list[int]]:

@@ -217,3 +217,29 @@ def test_any_other_message_type_is_refused(type_id: bytes) -> None:
 
 def test_an_empty_message_is_refused() -> None:
     assert refused(b"").offset == 0
+
+
+def dimensions(*sizes: int) -> bytes:
+    """Encode ArrayDimensions."""
+    return struct.pack(f"<i{len(sizes)}i", len(sizes), *sizes)
+
+
+def booleans(count: int) -> bytes:
+    """Encode a Variant that is an array of Booleans with dimensions, up to those."""
+    return b"\xc1" + struct.pack("<i", count) + bytes(count)
+
+
+def test_an_array_of_many_dimensions_of_one_is_refused_before_it_fills_the_memory() -> None:
+    error = refused(of_value(booleans(4_000) + dimensions(4_000, *[1] * 4_000)))
+    assert "4001 array dimensions for 4000 elements" in str(error)
+    # One column is a matrix like any other.
+    decode_publish(
+        of_value(booleans(4_000) + dimensions(4_000, 1)), Ring(1), np.array(SLOTS, np.uint32), RECEIVED_US
+    )
+
+
+def test_arrays_nested_too_deep_for_json_are_malformed() -> None:
+    nested = b"\x01\x01"
+    for _ in range(20):
+        nested = b"\xd8" + struct.pack("<i", 1) + nested + dimensions(*[1] * 30)
+    assert "cannot be JSON" in str(refused(of_value(nested)))
