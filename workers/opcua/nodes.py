@@ -51,6 +51,11 @@ _MOST_UINT32 = 0xFFFF_FFFF
 _MOST_INT32 = 0x7FFF_FFFF
 
 
+# Why a place has no NodeId: its text is none; the server has no namespace with the URI that the KeyError holds; or the
+# StatusCode with which the server answered its browse path.
+Problem = InvalidInput | KeyError | int
+
+
 class Form(IntEnum):
     """How the text of a place is meant; see the module's docstring."""
 
@@ -73,11 +78,17 @@ class Addresses:
         self.elements: NDArray[np.int32] | None = None
         self.status: dict[int, int] = {}
         self._tags = tags
-        self._namespaces = {uri: index for index, uri in reversed(list(enumerate(namespaces)))}
-        self._heads: dict[bytes, tuple[bool, bytes]] = {}
+        self._namespaces: dict[str, int] = {}
+        self._heads: dict[bytes, tuple[bool, bytes] | KeyError] = {}
+        self.set_namespaces(namespaces)
         self._path_places = np.empty(0, np.int32)
         self._path_ends = np.empty(0, np.uint32)
         self._path_bytes = b""
+
+    def set_namespaces(self, namespaces: Sequence[str]) -> None:
+        """Take over the server's namespace array, as it is now."""
+        self._namespaces = {uri: index for index, uri in reversed(list(enumerate(namespaces)))}
+        self._heads.clear()
 
     def choose_forms(self, bracketed: Places) -> None:
         """Choose the first form in which texts that end in a bracket may be meant."""
@@ -89,39 +100,46 @@ class Addresses:
             except InvalidInput:
                 continue  # said when it is to be sent
 
-    def wire(self, places: Places) -> tuple[list[bytes], list[str] | None, list[int]]:
-        """Return NodeIds, index ranges (None: no place has one) and where in `places` there is no NodeId.
+    def wire(self, places: Places) -> tuple[list[bytes], list[str] | None, dict[int, Problem]]:
+        """Return NodeIds, index ranges (None: no place has one), and which of `places` have no NodeId, and why.
 
-        Such a place gets a null NodeId, which every server refuses; `problem` says why. Raises nothing.
+        Those get a null NodeId, which every server refuses. They are named by where they are in `places`, with a
+        Problem. Raises nothing.
         """
         node_ids: list[bytes] = []
         ranges: list[str] | None = None
-        missing: list[int] = []
+        missing: dict[int, Problem] = {}
         heads = self._heads
         pack = _LENGTH.pack
         forms = self.form[places].tolist()
-        for at, text in enumerate(self._tags.encoded_node_ids(places)):
-            if forms[at] <= Form.LITERAL:
-                start = text[: text.find(b";") + 3]
-                head = heads[start] if start in heads else self._learn(start)
-                if head is not None and len(text) <= MOST_CHARACTERS:
-                    is_string, prefix = head
-                    rest = text[len(start) :]
-                    if is_string and rest:
-                        node_ids.append(prefix + pack(len(rest)) + rest)
-                        continue
-                    if rest.isdigit() and len(rest) <= 10 and (number := int(rest)) <= _MOST_UINT32:
-                        node_ids.append(prefix + number.to_bytes(4, "little"))
-                        continue
+        for at, whole_text in enumerate(self._tags.encoded_node_ids(places)):
+            text = whole_text
+            if forms[at] >= Form.RANGE:
+                # The form was chosen because the text ends in an index.
+                text, _, index = whole_text.rpartition(b"[")
+                if forms[at] == Form.RANGE:
+                    ranges = ranges or [""] * len(places)
+                    ranges[at] = index[:-1].decode()
+            start = text[: text.find(b";") + 3]
+            head = heads[start] if start in heads else self._learn(start)
+            if isinstance(head, KeyError):
+                node_ids.append(NULL_NODE_ID)
+                missing[at] = head
+                continue
+            if head is not None and len(text) <= MOST_CHARACTERS:
+                is_string, prefix = head
+                rest = text[len(start) :]
+                if is_string and rest:
+                    node_ids.append(prefix + pack(len(rest)) + rest)
+                    continue
+                if rest.isdigit() and len(rest) <= 10 and (number := int(rest)) <= _MOST_UINT32:
+                    node_ids.append(prefix + number.to_bytes(4, "little"))
+                    continue
             try:
-                node_id, index_range = self._encode(int(places[at]))
-            except (InvalidInput, KeyError):
-                node_id, index_range = NULL_NODE_ID, ""
-                missing.append(at)
-            node_ids.append(node_id)
-            if index_range:
-                ranges = ranges or [""] * len(places)
-                ranges[at] = index_range
+                node_ids.append(self._encode(int(places[at])))
+            except (InvalidInput, KeyError) as exc:
+                node_ids.append(NULL_NODE_ID)
+                missing[at] = self.status.get(int(places[at]), exc)
         return node_ids, ranges, missing
 
     def wire_of(self, place: int) -> bytes | None:
@@ -129,42 +147,34 @@ class Addresses:
         node_ids, _, missing = self.wire(np.array([place], np.int32))
         return None if missing else node_ids[0]
 
-    def problem(self, place: int) -> InvalidInput | KeyError | int | None:
-        """Return why a place has no NodeId.
+    def problem(self, place: int) -> Problem | None:
+        """Return why a place has no NodeId in this session; None when it has one."""
+        return self.wire(np.array([place], np.int32))[2].get(0)
 
-        InvalidInput: its text is none; KeyError: the server has no namespace with this URI; int: the StatusCode
-        with which the server answered its browse path; None: it has one.
-        """
-        if (status := self.status.get(place)) is not None:
-            return status
-        try:
-            self._encode(place)
-        except (InvalidInput, KeyError) as exc:
-            return exc
-        return None
-
-    def _encode(self, place: int) -> tuple[bytes, str]:
-        """Return the NodeId and the index range. Raises InvalidInput, or KeyError with a URI that is not there."""
-        form = self.form[place]
+    def _encode(self, place: int) -> bytes:
+        """Return the NodeId. Raises InvalidInput, or KeyError with a URI that is not there."""
         address = self.parsed(place)
-        index_range = (address.index_range or "") if form == Form.RANGE else ""
         if address.kind is NodeKind.PATH:
-            return self._path(place, address), index_range
-        literal = address.literal if form == Form.LITERAL else None
+            return self._path(place, address)
+        literal = address.literal if self.form[place] == Form.LITERAL else None
         namespace = self.namespace(address.namespace_index, address.namespace_uri)
-        return _wire(namespace, literal or address.identifier), index_range
+        return _wire(namespace, literal or address.identifier)
 
-    def _learn(self, start: bytes) -> tuple[bool, bytes] | None:
+    def _learn(self, start: bytes) -> tuple[bool, bytes] | KeyError | None:
         """Keep what NodeIds that begin like this one have in common; None when it is not one of the usual ones."""
         if not _HEAD.fullmatch(start):
             return None
         try:
             address = parse_node_id(start.decode() + "1")
-            namespace = self.namespace(address.namespace_index, address.namespace_uri)
-        except (InvalidInput, KeyError, UnicodeDecodeError):
+        except (InvalidInput, UnicodeDecodeError):
             return None
         is_string = address.kind is NodeKind.STRING
-        head = is_string, _NAMESPACE.pack(_STRING_TYPE if is_string else _NUMBER_TYPE, namespace)
+        head: tuple[bool, bytes] | KeyError
+        try:
+            namespace = self.namespace(address.namespace_index, address.namespace_uri)
+            head = is_string, _NAMESPACE.pack(_STRING_TYPE if is_string else _NUMBER_TYPE, namespace)
+        except KeyError as exc:
+            head = exc.with_traceback(None)
         if len(self._heads) < _MOST_HEADS:
             self._heads[start] = head
         return head
