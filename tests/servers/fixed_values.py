@@ -1,7 +1,7 @@
-"""The fixed variables that the open62541 and the node-opcua server both serve, in folder Types of namespace 1.
+"""The fixed variables that the open62541, node-opcua and asyncua servers all serve, in folder Types of namespace 1.
 
-The servers' sources (open62541/server.c, node_opcua/server.js) hold the same values; tests/servers compares
-them.
+The first two have the same values in their sources (open62541/fixed.c, node_opcua/fixed.js); tests/servers compares
+them. `type.null` (NULL_NODE) is beside them: it holds no value.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from tests.servers.opcua_server import ServedVariable
 BAD_TIMEOUT = 0x800A0000
 BAD_SENSOR_FAILURE = 0x808C0000
 UNCERTAIN_LAST_USABLE_VALUE = 0x40900000
+
+
+NULL_NODE = "ns=1;s=type.null"
 
 
 def fixed(name: str, data_type: str, value: object, status: int = 0) -> ServedVariable:
@@ -42,7 +45,10 @@ FIXED_VALUES = (
     fixed("type.StatusCode", "StatusCode", BAD_TIMEOUT),
     fixed("type.Double.array", "Double", [1.0, 2.0, 3.0]),
     fixed("type.Double.matrix", "Double", [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]),
-    # Both servers keep a value beside a Bad status.
+    fixed("type.Int32.array", "Int32", [-1, 0, 1]),
+    fixed("type.Boolean.array", "Boolean", [True, False]),
+    fixed("type.String.array", "String", ["a", "€", ""]),
+    # Both servers in other languages keep a value beside a Bad status.
     fixed("status.Bad", "Double", 42.5, BAD_SENSOR_FAILURE),
     fixed("status.Uncertain", "Double", 42.5, UNCERTAIN_LAST_USABLE_VALUE),
 )

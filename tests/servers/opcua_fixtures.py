@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
+from tests.servers.asyncua_server import asyncua_server as run_asyncua
 from tests.servers.debian_root import ServerMissing
 from tests.servers.node_opcua import node_opcua_server as run_node_opcua
 from tests.servers.opcua_server import OpcuaServer
@@ -45,4 +46,11 @@ def open62541_server() -> Iterator[OpcuaServer]:
 def node_opcua_server() -> Iterator[OpcuaServer]:
     """A node-opcua server with ten counters at ten steps a second, and a fixed value of each type."""
     with _or_fail(run_node_opcua()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def asyncua_server() -> Iterator[OpcuaServer]:
+    """asyncua's server with ten counters at ten steps a second, and a fixed value of each type."""
+    with run_asyncua() as server:
         yield server

@@ -20,7 +20,7 @@ from tests.servers.open62541 import hold_counters, release_counters
 from tests.servers.open62541 import open62541_server as run_open62541
 from tests.servers.watching import Seen, each_has, read, watch
 
-OTHER_MAKERS = ["open62541_server", "node_opcua_server"]
+OTHER_MAKERS = ["open62541_server", "node_opcua_server", "asyncua_server"]
 
 
 @pytest.fixture(params=OTHER_MAKERS)
@@ -99,7 +99,13 @@ def test_a_taken_port_is_refused_with_the_reason(server: OpcuaServer) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["simulator.simulator", "open62541.open62541_server", "node_opcua.node_opcua_server"]
+    "module",
+    [
+        "simulator.simulator",
+        "open62541.open62541_server",
+        "node_opcua.node_opcua_server",
+        "asyncua_server.asyncua_server",
+    ],
 )
 def test_a_server_ends_when_its_parent_is_killed(module: str) -> None:
     name, function = module.split(".")

@@ -1,10 +1,14 @@
 // An OPC UA server for tests, on node-opcua (part of scada-engine, Apache-2.0).
 //
-//     node server.js PORT PKI_FOLDER [VARIABLES [INTERVAL_MS]]
+//     node server.js PORT PKI_FOLDER [VARIABLES [INTERVAL_MS [OPTIONS]]]
 //
-// Objects/Tags: ns=1;s=tag.0 .. tag.N-1, Double counters that all go 0, 1, 2, ... together, one step per interval.
-// Objects/Types: variables with fixed values (../node_opcua.py lists them).
+// Objects/Tags: ns=1;s=tag.0 .. tag.N-1, Double counters that all go 0, 1, 2, ... together, one step per interval; with
+// `history` they keep it.
+// Objects/Types: variables with fixed values (fixed.js). Objects/Changing: what changing.js says.
 // node-opcua reads a nanosecond clock, so both timestamps of (almost) every value carry picoseconds.
+//
+// OPTIONS is JSON; ../node_opcua.py writes it. Lines on standard input: hold, release, set NAME NUMBER,
+// service-level NUMBER.
 //
 // Listens on 127.0.0.1, without and with security; prints READY; ends on SIGTERM and when its standard input closes.
 "use strict";
@@ -12,105 +16,120 @@
 // Node 18 has it, but not as a global.
 globalThis.crypto ??= require("node:crypto").webcrypto;
 
+const path = require("node:path");
+const readline = require("node:readline");
 const { OPCUACertificateManager } = require("node-opcua-certificate-manager");
+const { nodesets } = require("node-opcua-nodesets");
+const { SecurityPolicy } = require("node-opcua-secure-channel");
 const { OPCUAServer } = require("node-opcua-server");
-const { StatusCodes } = require("node-opcua-status-code");
-const { DataType, VariantArrayType } = require("node-opcua-variant");
+const { MessageSecurityMode } = require("node-opcua-types");
+const { DataType, Variant, VariantArrayType } = require("node-opcua-variant");
+const { addChanging } = require("./changing.js");
+const { addTypes, addVariable } = require("./fixed.js");
 
-const [port, pkiFolder, variables = "10", intervalMs = "100"] = process.argv.slice(2);
+const [port, pkiFolder, variables = "10", intervalMs = "100", json = "{}"] = process.argv.slice(2);
+const options = JSON.parse(json);
+const state = { holding: false, step: 0, serviceLevel: options.serviceLevel ?? 255 };
 
-function addVariable(folder, name, variant, statusCode = StatusCodes.Good) {
-    const { dataType, arrayType } = variant;
-    const variable = folder.namespace.addVariable({
-        organizedBy: folder,
-        browseName: name,
-        nodeId: `s=${name}`,
-        dataType,
-        valueRank: { [VariantArrayType.Array]: 1, [VariantArrayType.Matrix]: 2 }[arrayType] ?? -1,
-        arrayDimensions: { [VariantArrayType.Array]: [0], [VariantArrayType.Matrix]: [0, 0] }[arrayType],
-        minimumSamplingInterval: 0,
-        accessLevel: "CurrentRead",
-        userAccessLevel: "CurrentRead",
-    });
-    variable.setValueFromSource(variant, statusCode);
-    return variable;
-}
-
-// node-opcua holds a 64-bit integer as a pair of 32-bit halves.
-function int64(value) {
-    const bits = BigInt.asUintN(64, value);
-    return [Number(bits >> 32n), Number(bits & 0xffff_ffffn)];
-}
-
-function addTypes(folder) {
-    const scalar = (name, dataType, value, statusCode) =>
-        addVariable(folder, name, { dataType, arrayType: VariantArrayType.Scalar, value }, statusCode);
-    scalar("type.Boolean", DataType.Boolean, true);
-    scalar("type.SByte", DataType.SByte, -12);
-    scalar("type.Byte", DataType.Byte, 250);
-    scalar("type.Int16", DataType.Int16, -1234);
-    scalar("type.UInt16", DataType.UInt16, 65000);
-    scalar("type.Int32", DataType.Int32, -123456);
-    scalar("type.UInt32", DataType.UInt32, 4000000000);
-    scalar("type.Int64", DataType.Int64, int64(-1234567890123n));
-    scalar("type.UInt64", DataType.UInt64, int64(1234567890123n));
-    scalar("type.Int64.big", DataType.Int64, int64(2n ** 53n + 1n));
-    scalar("type.Float", DataType.Float, 1.5);
-    scalar("type.Double", DataType.Double, -2.25);
-    scalar("type.String", DataType.String, "tank \u20ac 7");
-    scalar("type.DateTime", DataType.DateTime, new Date(1_700_000_000_000));
-    scalar("type.Guid", DataType.Guid, "72962B91-FA75-4AE6-8D28-B404DC7DAF63");
-    scalar("type.ByteString", DataType.ByteString, Buffer.from([1, 2, 254, 255]));
-    scalar("type.StatusCode", DataType.StatusCode, StatusCodes.BadTimeout);
-    addVariable(folder, "type.Double.array", {
-        dataType: DataType.Double,
-        arrayType: VariantArrayType.Array,
-        value: new Float64Array([1, 2, 3]),
-    });
-    addVariable(folder, "type.Double.matrix", {
-        dataType: DataType.Double,
-        arrayType: VariantArrayType.Matrix,
-        dimensions: [2, 3],
-        value: new Float64Array([1, 2, 3, 4, 5, 6]),
-    });
-    scalar("status.Bad", DataType.Double, 42.5, StatusCodes.BadSensorFailure);
-    scalar("status.Uncertain", DataType.Double, 42.5, StatusCodes.UncertainLastUsableValue);
-}
+const counter = (value) => ({ dataType: DataType.Double, arrayType: VariantArrayType.Scalar, value });
 
 function addTags(folder) {
-    const counter = (value) => ({ dataType: DataType.Double, arrayType: VariantArrayType.Scalar, value });
     const tags = Array.from({ length: Number(variables) }, (_, i) => addVariable(folder, `tag.${i}`, counter(0)));
-    let step = 0;
-    setInterval(() => {
-        step += 1;
+    if (options.history) {
         for (const tag of tags) {
-            tag.setValueFromSource(counter(step));
+            folder.namespace.addressSpace.installHistoricalDataNode(tag, { maxOnlineValues: 1_000_000 });
         }
+    }
+    return tags;
+}
+
+function startCounting(tags, changing) {
+    setInterval(() => {
+        if (state.holding) {
+            return;
+        }
+        state.step += 1;
+        for (const tag of tags) {
+            tag.setValueFromSource(counter(state.step));
+        }
+        changing.step(state.step);
     }, Number(intervalMs)).unref();
 }
 
-async function main() {
-    const certificates = new OPCUACertificateManager({
-        rootFolder: pkiFolder,
-        automaticallyAcceptUnknownCertificate: true,
+function obey(line, changing) {
+    const [command, ...rest] = line.split(" ");
+    if (command === "hold" || command === "release") {
+        state.holding = command === "hold";
+    } else if (command === "set") {
+        changing.set(rest[0], Number(rest[1]));
+    } else if (command === "service-level") {
+        state.serviceLevel = Number(rest[0]);
+    }
+}
+
+function showServiceLevel(addressSpace) {
+    const variable = addressSpace.findNode("i=2267");
+    const get = () => new Variant({ dataType: DataType.Byte, value: state.serviceLevel });
+    variable.bindVariable({ get }, true);
+}
+
+async function certificateManager(folder, trusted) {
+    const manager = new OPCUACertificateManager({
+        rootFolder: folder,
+        automaticallyAcceptUnknownCertificate: trusted.length === 0,
         disableFileWatchers: true,
     });
-    await certificates.initialize();
+    await manager.initialize();
+    for (const der of trusted) {
+        await manager.trustCertificate(Buffer.from(der, "base64"));
+    }
+    return manager;
+}
+
+function security() {
+    const { Sign, SignAndEncrypt, None } = MessageSecurityMode;
+    const policies = ["Basic256Sha256", "Aes128_Sha256_RsaOaep", "Aes256_Sha256_RsaPss"];
+    // Not Basic128Rsa15: newer versions of node no longer decrypt as it needs (CVE-2023-46809).
+    policies.push(...(options.deprecated ? ["Basic256"] : []));
+    return {
+        securityModes: options.onlySecure ? [Sign, SignAndEncrypt] : [None, Sign, SignAndEncrypt],
+        securityPolicies: [...(options.onlySecure ? [] : ["None"]), ...policies].map((name) => SecurityPolicy[name]),
+        allowAnonymous: options.anonymous ?? true,
+        ...(options.certificateFile && {
+            certificateFile: options.certificateFile,
+            privateKeyFile: options.privateKeyFile,
+        }),
+    };
+}
+
+async function main() {
     const server = new OPCUAServer({
         port: Number(port),
         host: "127.0.0.1",
         hostname: "127.0.0.1",
-        serverCertificateManager: certificates,
-        userCertificateManager: certificates,
-        serverInfo: { applicationName: { text: "scada-engine test server" } },
+        nodesets: [nodesets.standard, path.join(__dirname, "point.NodeSet2.xml")],
+        ...security(),
+        serverCertificateManager: await certificateManager(pkiFolder, options.trustedClients ?? []),
+        userCertificateManager: await certificateManager(path.join(pkiFolder, "users"), options.userCertificates ?? []),
+        userManager: {
+            isValidUser: (name, password) => (options.users ?? []).some(([n, p]) => n === name && p === password),
+        },
+        serverInfo: {
+            applicationName: { text: "scada-engine test server" },
+            ...(options.applicationUri && { applicationUri: options.applicationUri }),
+        },
+        serverCapabilities: options.capabilities ?? {},
     });
     await server.initialize();
     const { addressSpace } = server.engine;
     const namespace = addressSpace.getOwnNamespace();
     const { objects } = addressSpace.rootFolder;
     const folder = (name) => namespace.addFolder(objects, { browseName: name, nodeId: `s=${name}` });
-    addTags(folder("Tags"));
+    const tags = addTags(folder("Tags"));
     addTypes(folder("Types"));
+    const changing = addChanging(folder("Changing"), options);
+    showServiceLevel(addressSpace);
+    startCounting(tags, changing);
     await server.start();
 
     let stopping = false;
@@ -123,7 +142,10 @@ async function main() {
     };
     process.on("SIGTERM", stop);
     process.on("SIGINT", stop);
-    process.stdin.on("end", stop).on("close", stop).resume();
+    readline
+        .createInterface({ input: process.stdin })
+        .on("line", (line) => obey(line, changing))
+        .on("close", stop);
     console.log("READY");
 }
 
