@@ -1,12 +1,13 @@
 """The one place that wires the stages. What happens to a reading, in the order of the code below:
 
-    OPC UA bytes -> decode -> ring ----> drain -> scale -> store -> the tenant's database
-         ^           (compiled)  |         ^                  |
+    OPC UA bytes -> decode -> ring ----> drain -> scale -> continuity -> store -> the tenant's database
+         ^           (compiled)  |         ^            (repeated? gap?)   |
          |                       |         |  due: a batch is old or large enough
-         +---- wait_for_space <--+---------+---- rows freed <-+
+         +---- wait_for_space <--+---------+---- rows freed <--------------+
 
-Owns a tenant's ring, its TagTable and the loop that flushes. Decoding into the ring is done by whoever receives the
-bytes (workers.opcua); it tells the pipeline by `stored`, and waits in `wait_for_space` when the ring is full.
+Owns a tenant's ring, its TagTable, its Continuity and the loop that flushes. Decoding into the ring is done by whoever
+receives the bytes (workers.opcua); it tells the pipeline by `stored`, and waits in `wait_for_space` when the ring is
+full.
 
 Invariants:
 - A row that left the ring is in `_in_hand` until the database has committed it; it is never dropped while the process
@@ -27,11 +28,13 @@ from typing import TYPE_CHECKING
 import structlog
 
 from engine._fastpath import Ring
+from engine.continuity import Continuity
 from engine.errors import DatabaseError
 from engine.metrics import Counter, DropReason, Gauge, TenantSlots
 from engine.scaling import TagTable
 
 if TYPE_CHECKING:
+    from engine.gaps import GapChanges
     from engine.readings import Batch
     from engine.settings import Settings
     from engine.store import Store
@@ -50,6 +53,7 @@ class TenantPipeline:
     def __init__(self, *, store: Store, counters: TenantSlots, settings: Settings) -> None:
         self.ring = Ring(settings.ring_rows)
         self.tags = TagTable()
+        self.continuity = Continuity(self.ring)
         self._store = store
         self._counters = counters
         self._flush_rows = settings.max_buffer_size
@@ -82,6 +86,10 @@ class TenantPipeline:
             self._counters.count(Counter.RECEIVED, rows)
             self._counters.set(Gauge.IN_FLIGHT, self.in_flight_rows)
 
+    def heed(self) -> None:
+        """Write what Continuity.recovered said soon, although no row may follow."""
+        self._wake.set()
+
     async def wait_for_space(self) -> None:
         """Wait until a flush has freed rows of the ring."""
         freed = self._freed
@@ -91,9 +99,9 @@ class TenantPipeline:
 
     async def run(self) -> None:
         """Flush what is due until `drain` was called and nothing is in flight."""
-        while not (self._draining and self.in_flight_rows == 0):
+        while not (self._draining and self.in_flight_rows == 0 and not self.continuity.pending):
             await self._until_due()
-            if len(self.ring):
+            if len(self.ring) or self.continuity.pending:
                 await self._flush()
 
     def drain(self) -> None:
@@ -116,6 +124,8 @@ class TenantPipeline:
             remaining_s = self._oldest_s + self._flush_age_s - time.monotonic() if rows else None
             if rows >= self._flush_rows or (remaining_s is not None and remaining_s <= 0):
                 return
+            if rows == 0 and self.continuity.pending:
+                return
             self._wake.clear()
             try:
                 async with asyncio.timeout(remaining_s):
@@ -125,30 +135,39 @@ class TenantPipeline:
 
     async def _flush(self) -> None:
         raw = self.ring.drain(max(self._flush_rows, _BACKLOG_ROWS))
-        self._in_hand = self.tags.scale(raw)
+        taken = self.continuity.take(raw.slot, self.tags.scale(raw))
+        self._in_hand = taken.batch
+        counters = self._counters
+        with counters.together():
+            counters.drop(DropReason.REPEATED, taken.repeated)
+            counters.count(Counter.OVERFLOWS, taken.overflows)
+            counters.count(Counter.GAPS, taken.unowned)
+            counters.set(Gauge.IN_FLIGHT, self.in_flight_rows)
         self._space_wanted = False
         self._freed.set()
         self._freed = asyncio.Event()
-        await self._write(self._in_hand)
-        rows = len(self._in_hand)
+        rows = len(taken.batch)
+        if rows or taken.changes:
+            await self._write(taken.batch, taken.changes)
         self._in_hand = None
         with self._counters.together():
             self._counters.count(Counter.COMMITTED, rows)
             self._counters.set(Gauge.IN_FLIGHT, self.in_flight_rows)
 
-    async def _write(self, batch: Batch) -> None:
-        """Write one batch, trying again for as long as it takes: back-off with full jitter, up to the limit."""
+    async def _write(self, batch: Batch, gaps: GapChanges) -> None:
+        """Write one batch with its gaps, again for as long as it takes: back-off with full jitter, up to the limit."""
         attempt = 0
         while True:
             started_s = time.monotonic()
             try:
-                await self._store.write(batch)
+                await self._store.write(batch, gaps)
             except DatabaseError as exc:
                 self._counters.count(Counter.WRITE_FAILURES)
                 self._counters.set(Gauge.DATABASE_UP, 0)
                 self._report(exc, attempt, len(batch))
             else:
-                self._counters.observe_write(len(batch), time.monotonic() - started_s)
+                if len(batch):
+                    self._counters.observe_write(len(batch), time.monotonic() - started_s)
                 self._counters.set(Gauge.DATABASE_UP, 1)
                 if attempt:
                     log.info("the database takes batches again", attempts=attempt + 1)

@@ -1,4 +1,4 @@
-"""The write side: one batch = one transaction = one binary COPY into a tenant's readings.
+"""The write side: one batch = one transaction = one binary COPY into a tenant's readings, and the gaps found with it.
 
 Owns the connection that batches go through and the storage mode of the database. Does not retry: the caller holds the
 batch and comes again. A connection is used for the next batch only if the last one committed; after any failure it is
@@ -22,9 +22,11 @@ import numpy as np
 from engine._fastpath import encode_copy
 from engine.database import connect, translated
 from engine.errors import DatabaseNotMigrated, DatabaseRejected, DatabaseUnavailable
-from engine.readings import READING_COLUMNS, Batch
+from engine.gaps import Cause, GapChanges, Gaps
+from engine.readings import READING_COLUMNS, Batch, Kind
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from psycopg import AsyncConnection
 
 # A batch of 50 000 rows takes a quarter of a second; a minute means locks or a disk that hangs.
@@ -41,7 +43,32 @@ _DIRECT_COMPRESS = (
     "; set local timescaledb.enable_direct_compress_copy_client_sorted = on"
 )
 _COPY = f"copy readings ({', '.join(READING_COLUMNS)}) from stdin (format binary)"
-_TABLES = ("readings", "tag_mappings", "scada_connections")
+_TABLES = ("readings", "tag_mappings", "scada_connections", "reading_gaps")
+
+# Exact for every time that an OPC UA server can send: both products stay below 2^53.
+_TIME = "'epoch'::timestamptz + {0} / 1000000 * interval '1 s' + {0} %% 1000000 * interval '1 us'"
+_GAP_COLUMNS = f"""
+select tag_id, {_TIME.format("from_us")} as "from", {_TIME.format("to_us")} as "to", cause
+from unnest(%s::integer[], %s::bigint[], %s::bigint[], %s::text[]) as gap (tag_id, from_us, to_us, cause)
+"""
+_RECORD_GAPS = f"""
+insert into reading_gaps (tag_id, "from", "to", cause) {_GAP_COLUMNS} on conflict do nothing
+"""
+_FORGET_GAPS = f"""
+delete from reading_gaps g using ({_GAP_COLUMNS}) as gap
+where (g.tag_id, g."from", g."to", g.cause) = (gap.tag_id, gap."from", gap."to", gap.cause)
+"""
+# Through the index (tag_id, ts desc), one entry a tag.
+_NEWEST = """
+select wanted.place, extract(epoch from date_trunc('second', r.ts))::bigint * 1000000
+    + extract(microseconds from r.ts)::bigint %% 1000000, r.status, r.value, r.text_value is not null
+from unnest(%s::integer[]) with ordinality as wanted (id, place) cross join lateral (
+    select ts, status, value, text_value from readings
+    where tag_id = wanted.id and ts > '-infinity' and ts < 'infinity' order by ts desc limit 1
+) r
+"""
+# So many tags a query, that one takes less than a second and no answer is large.
+_NEWEST_TAGS = 5_000
 
 
 class StorageMode(StrEnum):
@@ -103,31 +130,66 @@ class Store:
         async with self._using:
             await self._guarded(self._connected(), "cannot check the database", _CHECK_TIMEOUT_S)
 
-    async def write(self, batch: Batch) -> None:
-        """Store a batch for good, whole or not at all; returns after the commit.
+    async def newest(self, tag_ids: NDArray[np.int32]) -> Batch:
+        """Return the newest stored reading of each tag, in the order given; ts_us is int64's least where none is.
+
+        Texts are left out: `kind` says that there is one. Raises DatabaseUnavailable or DatabaseNotMigrated.
+        """
+        newest = Batch(
+            ts_us=np.full(len(tag_ids), np.iinfo(np.int64).min, np.int64),
+            tag_id=tag_ids,
+            status=np.zeros(len(tag_ids), np.uint32),
+            value=np.zeros(len(tag_ids), np.float64),
+            kind=np.zeros(len(tag_ids), np.uint8),
+        )
+        for first in range(0, len(tag_ids), _NEWEST_TAGS):
+            part = newest.part(first, first + _NEWEST_TAGS)
+            async with self._using:
+                await self._guarded(self._newest(part), "cannot read the newest readings", _WRITE_TIMEOUT_S)
+        return newest
+
+    async def write(self, batch: Batch, gaps: GapChanges | None = None) -> None:
+        """Store a batch and what it changes in reading_gaps, whole or not at all; returns after the commit.
 
         Raises DatabaseUnavailable or DatabaseNotMigrated (try again), or DatabaseRejected. After a connection lost
         during COMMIT it may be stored although DatabaseUnavailable was raised (see the module's docstring).
         """
-        if len(batch) == 0:
+        if len(batch) == 0 and not gaps:
             return
         async with self._using:
-            await self._guarded(self._write(batch), "cannot store a batch", _WRITE_TIMEOUT_S)
+            await self._guarded(self._write(batch, gaps), "cannot store a batch", _WRITE_TIMEOUT_S)
 
     async def close(self) -> None:
         """Close the connection; the next call of another method would open it again."""
         async with self._using:
             await self._discard()
 
-    async def _write(self, batch: Batch) -> None:
+    async def _newest(self, part: Batch) -> None:
+        """Fill the columns of `part`, which are views of the caller's."""
+        connection = await self._connected()
+        with translated("cannot read the newest readings"):
+            cursor = await connection.execute(_NEWEST, [part.tag_id.tolist()])
+            async for place, ts_us, status, value, text in cursor:
+                row = place - 1
+                part.ts_us[row] = ts_us
+                part.status[row] = status & 0xFFFF_FFFF
+                part.value[row] = 0.0 if value is None else value
+                part.kind[row] = (Kind.NUMBER if value is not None else 0) | (Kind.TEXT if text else 0)
+
+    async def _write(self, batch: Batch, gaps: GapChanges | None) -> None:
         connection = await self._connected()
         encoded = _encode(batch)
         begin = _BEGIN + _DIRECT_COMPRESS if self.mode is StorageMode.COLUMNSTORE else _BEGIN
         with translated(f"cannot store a batch of {len(batch)} readings"):
             await connection.execute(begin)
-            async with connection.cursor().copy(_COPY) as copy:
-                # psycopg cuts this into pieces of 128 KiB; pieces of a view are views, pieces of a bytearray copies.
-                await copy.write(memoryview(encoded))
+            if len(batch):
+                async with connection.cursor().copy(_COPY) as copy:
+                    # psycopg cuts this into pieces of 128 KiB; pieces of a view are views, of a bytearray copies.
+                    await copy.write(memoryview(encoded))
+            if gaps:
+                for statement, part in ((_RECORD_GAPS, gaps.recorded), (_FORGET_GAPS, gaps.recovered)):
+                    if len(part):
+                        await connection.execute(statement, _gap_columns(part))
             await connection.execute("commit")
 
     async def _connected(self) -> AsyncConnection[Any]:
@@ -151,6 +213,12 @@ class Store:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
+
+
+def _gap_columns(gaps: Gaps) -> list[list[int] | list[str]]:
+    labels = {int(cause): cause.label for cause in Cause}
+    causes = [labels[cause] for cause in gaps.cause.tolist()]
+    return [gaps.tag_id.tolist(), gaps.from_us.tolist(), gaps.to_us.tolist(), causes]
 
 
 def _encode(batch: Batch) -> bytearray:

@@ -28,6 +28,7 @@ TENANT_FILES = (
     "tenant/0002_scada_connections.sql",
     "tenant/0003_readings.sql",
     "tenant/0004_opcua_settings.sql",
+    "tenant/0005_reading_gaps.sql",
 )
 
 

@@ -130,7 +130,8 @@ async def test_a_database_without_tables_is_named_not_migrated_until_it_is(
     store = Store(new_database(any_server.dsn), "test store")
     for attempt in (store.check(), store.write(batch_of(1))):
         with pytest.raises(
-            DatabaseNotMigrated, match=r"readings, tag_mappings, scada_connections; scada-engine migrate"
+            DatabaseNotMigrated,
+            match=r"readings, tag_mappings, scada_connections, reading_gaps; scada-engine migrate",
         ):
             await attempt
 

@@ -1,0 +1,129 @@
+"""Gaps beside a batch, and the newest readings, on each kind of database server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import numpy as np
+import psycopg
+import pytest
+
+from engine.errors import DatabaseRejected
+from engine.gaps import Cause, GapChanges, Gaps
+from engine.readings import Batch, Kind
+from engine.store import Store
+from tests.servers.databases import MasterAndTenant
+
+BASE_US = 1_780_000_000_123_456
+NEVER_US = -(2**63)
+# 1601 and 9999, what most OPC UA servers can say at all.
+EDGES_US = (-11_644_473_600_000_000, 253_402_300_799_999_999)
+
+
+@pytest.fixture
+async def store(databases: MasterAndTenant) -> AsyncIterator[Store]:
+    opened = Store(databases.tenant_dsn, "test store")
+    yield opened
+    await opened.close()
+
+
+def batch_of(*readings: tuple[int, int, float | None, str | None]) -> Batch:
+    kinds = [
+        (Kind.NUMBER if value is not None else 0) | (Kind.TEXT if text else 0)
+        for _, _, value, text in readings
+    ]
+    return Batch(
+        ts_us=np.array([ts_us for _, ts_us, _, _ in readings], np.int64),
+        tag_id=np.array([tag_id for tag_id, _, _, _ in readings], np.int32),
+        status=np.full(len(readings), 0x8000_0480, np.uint32),
+        value=np.array([value or 0.0 for _, _, value, _ in readings], np.float64),
+        kind=np.array(kinds, np.uint8),
+        texts={row: text for row, (_, _, _, text) in enumerate(readings) if text},
+    )
+
+
+def gaps_of(*gaps: tuple[int, int, int, Cause]) -> Gaps:
+    tag_id, from_us, to_us, cause = zip(*gaps, strict=True)
+    return Gaps(
+        slot=np.zeros(len(gaps), np.uint32),
+        tag_id=np.array(tag_id, np.int32),
+        from_us=np.array(from_us, np.int64),
+        to_us=np.array(to_us, np.int64),
+        cause=np.array(cause, np.uint8),
+    )
+
+
+def recorded(databases: MasterAndTenant) -> list[tuple[int, int, int, str]]:
+    with psycopg.connect(databases.tenant_dsn) as connection:
+        return connection.execute(
+            """
+            select tag_id, (extract(epoch from "from") * 1000000)::bigint,
+                (extract(epoch from "to") * 1000000)::bigint, cause
+            from reading_gaps order by 1, 2
+            """
+        ).fetchall()
+
+
+async def test_gaps_are_stored_with_their_batch_to_the_microsecond(
+    store: Store, databases: MasterAndTenant
+) -> None:
+    gaps = gaps_of((7, BASE_US, BASE_US + 1, Cause.OUTAGE), (8, *EDGES_US, Cause.OVERFLOW))
+    await store.write(batch_of((7, BASE_US + 1, 1.0, None)), GapChanges(recorded=gaps))
+    assert recorded(databases) == [
+        (7, BASE_US, BASE_US + 1, "outage"),
+        (8, *EDGES_US, "overflow"),
+    ]
+
+
+async def test_gaps_are_stored_alone_and_a_second_time_they_are_the_same_ones(
+    store: Store, databases: MasterAndTenant
+) -> None:
+    gaps = gaps_of(*((7, BASE_US, BASE_US + 5, cause) for cause in Cause))
+    for _ in range(2):
+        await store.write(batch_of(), GapChanges(recorded=gaps))
+    assert sorted(cause for *_, cause in recorded(databases)) == sorted(cause.label for cause in Cause)
+
+
+async def test_a_filled_gap_is_forgotten_and_no_other(store: Store, databases: MasterAndTenant) -> None:
+    gaps = gaps_of(
+        (7, BASE_US, BASE_US + 5, Cause.OUTAGE),
+        (7, BASE_US, BASE_US + 6, Cause.OUTAGE),
+        (8, BASE_US, BASE_US + 5, Cause.OUTAGE),
+    )
+    await store.write(batch_of(), GapChanges(recorded=gaps))
+    await store.write(batch_of(), GapChanges(recovered=gaps.where(np.array([0, 2]))))
+    assert recorded(databases) == [(7, BASE_US, BASE_US + 6, "outage")]
+
+
+async def test_a_gap_that_the_table_refuses_takes_its_batch_with_it(
+    store: Store, databases: MasterAndTenant
+) -> None:
+    gaps = gaps_of((7, BASE_US, BASE_US, Cause.OUTAGE))
+    with pytest.raises(DatabaseRejected, match="reading_gaps_order"):
+        await store.write(batch_of((7, BASE_US, 1.0, None)), GapChanges(recorded=gaps))
+    with psycopg.connect(databases.tenant_dsn) as connection:
+        assert connection.execute("select count(*) from readings").fetchone() == (0,)
+
+
+async def test_the_newest_reading_of_each_tag_is_found(store: Store) -> None:
+    await store.write(
+        batch_of(
+            (7, BASE_US + 9, 9.0, None),
+            (7, BASE_US + 5, 5.0, None),
+            (8, EDGES_US[0], None, "on"),
+            (9, EDGES_US[1], 0.5, "half"),
+            (10, BASE_US, None, None),
+        )
+    )
+    newest = await store.newest(np.array([10, 9, 8, 99, 7], np.int32))
+    assert list(newest.ts_us) == [BASE_US, EDGES_US[1], EDGES_US[0], NEVER_US, BASE_US + 9]
+    assert list(newest.kind) == [0, Kind.NUMBER | Kind.TEXT, Kind.TEXT, 0, Kind.NUMBER]
+    assert list(newest.value) == [0.0, 0.5, 0.0, 0.0, 9.0]
+    assert list(newest.status) == [0x8000_0480, 0x8000_0480, 0x8000_0480, 0, 0x8000_0480]
+
+
+async def test_more_tags_than_one_query_asks_for_are_found(store: Store) -> None:
+    await store.write(batch_of((1, BASE_US, 1.0, None), (12_000, BASE_US + 1, 2.0, None)))
+    newest = await store.newest(np.arange(1, 12_001, dtype=np.int32))
+    assert list(np.flatnonzero(newest.ts_us != NEVER_US)) == [0, 11_999]
+    assert newest.value[11_999] == 2.0
