@@ -6,7 +6,7 @@ prepared statements, no SET), so that a pooler in transaction mode can stand bet
 How an error is mapped (`translated`); the first line that fits decides:
 
     SQLSTATE                                              becomes
-    42P01 undefined table, 3F000 undefined schema         DatabaseNotMigrated
+    42P01 undefined table, 42703 column, 3F000 schema     DatabaseNotMigrated
     08 connection, 28 login, 3D no such database,         DatabaseUnavailable: a password may be rotated and a
     40 rolled back, 53 resources, 57 operator, 58 system,   database may be restored while we wait
     25006 read-only, 55006 in use, 55P03 lock timeout
@@ -33,7 +33,7 @@ from engine.errors import (
     DatabaseUnavailable,
 )
 
-_NOT_MIGRATED = frozenset({"42P01", "3F000"})
+_NOT_MIGRATED = frozenset({"42P01", "42703", "3F000"})
 _UNAVAILABLE_CLASSES = ("08", "28", "3D", "40", "53", "57", "58")
 _UNAVAILABLE = frozenset({"25006", "55006", "55P03"})
 

@@ -2,8 +2,11 @@
 
     records     what there is, as dataclasses
     tag_set     the tags of a connection as columns, for a worker
-    rules       what a value must look like; pure
-    queries     lists and look-ups; the state of a connection
+    node_ids    the notation of node ids; pure
+    rules       what a value must look like; pure, with plain_rules
+    queries     lists and look-ups
+    loading     what a worker reads: connections with their secrets and tags
+    states      what the engine itself writes: how connections and tags are doing
     tenants     add and disable tenants (master database)
     commands    add and delete wells, connections and tags (a tenant's database)
     seed        two wells to begin with
@@ -20,43 +23,65 @@ from engine.catalog.commands import (
     delete_connection,
     delete_tag,
 )
+from engine.catalog.loading import KnownConnections, load_connection, load_connections
 from engine.catalog.queries import (
     get_connection,
     list_connections,
     list_tags,
     list_tenants,
     list_wells,
-    load_connections,
-    record_connection,
 )
 from engine.catalog.records import (
+    ITEM_COLUMNS,
+    ActiveConnection,
     Connection,
     ConnectionSummary,
     ItemSettings,
     NewConnection,
     NewTag,
     Tag,
+    TagState,
     Tenant,
     Well,
 )
-from engine.catalog.rules import DATA_TYPES, SECURITY_MODES, SECURITY_POLICIES, InvalidRows
+from engine.catalog.rules import (
+    DATA_CHANGE_TRIGGERS,
+    DATA_TYPES,
+    DEADBAND_TYPES,
+    DEPRECATED_POLICIES,
+    READ_MODES,
+    SECURITY_MODES,
+    SECURITY_POLICIES,
+    TIMESTAMPS_TO_RETURN,
+    InvalidRows,
+)
 from engine.catalog.seed import seed
+from engine.catalog.states import list_tag_states, record_connection, record_tag_states
 from engine.catalog.tag_set import TagSet
 from engine.catalog.tenants import add_tenant, disable_tenant
 
 __all__ = [
+    "DATA_CHANGE_TRIGGERS",
     "DATA_TYPES",
+    "DEADBAND_TYPES",
+    "DEPRECATED_POLICIES",
     "ENGINE_ACTOR",
+    "ITEM_COLUMNS",
+    "READ_MODES",
     "SECURITY_MODES",
     "SECURITY_POLICIES",
+    "TIMESTAMPS_TO_RETURN",
+    "ActiveConnection",
     "Connection",
     "ConnectionSummary",
     "InvalidRows",
     "ItemSettings",
+    "KnownConnections",
     "NewConnection",
     "NewTag",
     "Tag",
     "TagSet",
+    "TagState",
     "Tenant",
     "Well",
     "add_connection",
@@ -68,10 +93,13 @@ __all__ = [
     "disable_tenant",
     "get_connection",
     "list_connections",
+    "list_tag_states",
     "list_tags",
     "list_tenants",
     "list_wells",
+    "load_connection",
     "load_connections",
     "record_connection",
+    "record_tag_states",
     "seed",
 ]

@@ -7,15 +7,17 @@ rows only: history stays readable.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from psycopg.rows import class_row
 
 from engine import secrets
-from engine.catalog.queries import TAG_COLUMNS, get_connection
-from engine.catalog.records import ConnectionSummary, NewConnection, NewTag, Tag, Well
-from engine.catalog.rules import InvalidRows, check_connection, check_tags, check_text, decimal_of
+from engine.catalog.plain_rules import check_text
+from engine.catalog.queries import TAG_COLUMNS, get_connection, tag_row
+from engine.catalog.records import ITEM_COLUMNS, ConnectionSummary, NewConnection, NewTag, Tag, Well
+from engine.catalog.rules import InvalidRows, check_connection, check_tags, decimal_of
 from engine.database import translated
 from engine.errors import InvalidInput, NotFound
 
@@ -24,6 +26,15 @@ if TYPE_CHECKING:
 
 # created_by and updated_by of what no person asked for: the seed, and callers without an identity.
 ENGINE_ACTOR = UUID(int=0)
+
+
+_ITEM_TYPES = {
+    "publishing_interval_ms": "float8",
+    "sampling_interval_ms": "float8",
+    "queue_size": "int",
+    "discard_oldest": "bool",
+    "deadband_value": "float8",
+}
 
 
 async def add_well(
@@ -63,34 +74,37 @@ async def add_connection(
     secrets_key: str = "",
     actor: UUID = ENGINE_ACTOR,
 ) -> ConnectionSummary:
-    """Add a connection; its password is sealed with `secrets_key`.
+    """Add a connection; its password and its user's private key are sealed with `secrets_key`.
 
     Raises InvalidInput for a field that does not fit, NotFound for the well, and ConfigurationError when there is a
-    password and no key.
+    secret and no key to seal it with.
     """
     check_connection(new)
-    password = new.password
-    if password is not None:
-        password = secrets.seal(password, key=secrets_key, tenant_id=tenant_id)
+    columns = _columns(new, tenant_id, actor)
+    for name in ("password", "user_private_key"):
+        if columns[name] is not None:
+            columns[name] = secrets.seal(columns[name], key=secrets_key, tenant_id=tenant_id)
     with translated("cannot add the connection"):
         async with database.transaction():
             await _check_wells(database, tenant_id, "well_id", [new.well_id])
             cursor = await database.execute(
-                """
-                insert into scada_connections (
-                    tenant_id, well_id, name, description, endpoint_url, security_mode, security_policy,
-                    username, password, poll_interval_seconds, is_enabled, created_by, updated_by
-                ) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) returning id
+                f"""
+                insert into scada_connections ({", ".join(columns)})
+                values ({", ".join(f"%({name})s" for name in columns)}) returning id
                 """,
-                [
-                    tenant_id, new.well_id, new.name, new.description, new.endpoint_url, new.security_mode,
-                    new.security_policy, new.username, password, new.poll_interval_seconds, new.is_enabled,
-                    actor, actor,
-                ],
-            )  # fmt: skip
+                columns,
+            )
             added = await cursor.fetchone()
             assert added is not None
             return await get_connection(database, added[0])
+
+
+def _columns(new: NewConnection, tenant_id: UUID, actor: UUID) -> dict[str, Any]:
+    columns: dict[str, Any] = {column.name: getattr(new, column.name) for column in fields(new)}
+    settings = columns.pop("settings")
+    columns |= {name: getattr(settings, name) for name in ITEM_COLUMNS}
+    columns["failover_urls"] = list(new.failover_urls)
+    return columns | {"tenant_id": tenant_id, "created_by": actor, "updated_by": actor}
 
 
 async def add_tags(
@@ -137,19 +151,23 @@ async def _insert_tags(
     actor: UUID,
 ) -> dict[str, Tag]:
     """Insert those whose node is free, in one statement, so that no other writer can come in between."""
-    async with database.cursor(row_factory=class_row(Tag)) as cursor:
+    own = ", ".join(ITEM_COLUMNS)
+    own_arrays = ", ".join(f"%({name})s::{_ITEM_TYPES.get(name, 'text')}[]" for name in ITEM_COLUMNS)
+    async with database.cursor(row_factory=tag_row) as cursor:
         await cursor.execute(
             f"""
             insert into tag_mappings (
                 tenant_id, connection_id, well_id, tag_name, opc_node_id, data_type, unit, scaling_factor, "offset",
-                created_by, updated_by
+                created_by, updated_by, {own}
             )
             select %(tenant_id)s, %(connection_id)s, n.well_id, n.tag_name, n.opc_node_id, n.data_type, n.unit,
-                n.scaling_factor, n.added, %(actor)s, %(actor)s
+                n.scaling_factor, n.added, %(actor)s, %(actor)s, {own}
             from unnest(
                 %(well_ids)s::uuid[], %(names)s::text[], %(nodes)s::text[], %(types)s::text[], %(units)s::text[],
-                %(factors)s::numeric[], %(offsets)s::numeric[]
-            ) with ordinality as n(well_id, tag_name, opc_node_id, data_type, unit, scaling_factor, added, place)
+                %(factors)s::numeric[], %(offsets)s::numeric[], {own_arrays}
+            ) with ordinality as n(
+                well_id, tag_name, opc_node_id, data_type, unit, scaling_factor, added, {own}, place
+            )
             order by n.place
             on conflict (connection_id, opc_node_id) where deleted_at is null do nothing
             returning {TAG_COLUMNS}
@@ -165,6 +183,7 @@ async def _insert_tags(
                 "units": [tag.unit for tag in tags],
                 "factors": [decimal_of("scaling_factor", tag.scaling_factor) for tag in tags],
                 "offsets": [decimal_of("offset", tag.offset) for tag in tags],
+                **{name: [getattr(tag.settings, name) for tag in tags] for name in ITEM_COLUMNS},
             },
         )
         return {tag.opc_node_id: tag async for tag in cursor}

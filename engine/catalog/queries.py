@@ -1,4 +1,4 @@
-"""Reads the catalog: tenants from the master database; wells, connections and tags from a tenant's.
+"""Lists the catalog: tenants from the master database; wells, connections and tags from a tenant's.
 
 Every list is ordered, bounded by `limit`, and goes on after the last entry of the page before. Deleted rows are left
 out. A secret that does not open costs only the tenant or connection that it belongs to.
@@ -6,7 +6,6 @@ out. A secret that does not open costs only the tenant or connection that it bel
 
 from __future__ import annotations
 
-from collections import defaultdict
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -15,13 +14,22 @@ import structlog
 from psycopg.rows import class_row, dict_row
 
 from engine import secrets
-from engine.catalog.records import Connection, ConnectionSummary, Tag, Tenant, Well
-from engine.catalog.tag_set import TagSet
+from engine.catalog.records import (
+    ITEM_COLUMNS,
+    ActiveConnection,
+    ConnectionSummary,
+    ItemSettings,
+    Tag,
+    Tenant,
+    Well,
+)
 from engine.database import translated, with_database
 from engine.errors import ConfigurationError, InvalidInput, NotFound
 
 if TYPE_CHECKING:
-    from psycopg import AsyncConnection
+    from collections.abc import Callable, Sequence
+
+    from psycopg import AsyncConnection, AsyncCursor
 
     from engine.settings import Settings
 
@@ -30,16 +38,56 @@ log = structlog.get_logger(__name__)
 MOST_ROWS_PER_PAGE = 10_000
 _MOST_TAG_ID = 2**31 - 1
 
-TAG_COLUMNS = """
+TAG_COLUMNS = f"""
     tag_id, id, connection_id, well_id, tag_name, opc_node_id, data_type, unit,
-    coalesce(scaling_factor, 1)::float8 as scaling_factor, coalesce("offset", 0)::float8 as "offset"
+    coalesce(scaling_factor, 1)::float8 as scaling_factor, coalesce("offset", 0)::float8 as "offset",
+    {", ".join(ITEM_COLUMNS)}
 """
-_SUMMARY = """
+_SUMMARY = f"""
     select c.id, c.well_id, c.name, c.description, c.endpoint_url, c.security_mode, c.security_policy, c.username,
-        c.poll_interval_seconds, c.is_enabled, c.last_connected_at, c.last_error,
-        (select count(*) from tag_mappings t where t.connection_id = c.id and t.deleted_at is null) as tags
+        c.poll_interval_seconds, c.is_enabled, c.failover_urls, c.user_certificate is not null as has_user_certificate,
+        c.allow_deprecated_policies, c.allow_plain_password, c.last_connected_at, c.last_error,
+        (select count(*) from tag_mappings t where t.connection_id = c.id and t.deleted_at is null) as tags,
+        c.active_endpoint_url, c.active_security_mode, c.active_security_policy, c.monitored_tags,
+        c.revised_publishing_interval_ms, c.revised_lifetime_ms, {", ".join(f"c.{name}" for name in ITEM_COLUMNS)}
     from scada_connections c
 """
+_NO_SETTINGS = ItemSettings()
+
+
+def tag_row(_: AsyncCursor[Any]) -> Callable[[Sequence[Any]], Tag]:
+    """Make a Tag of each row of TAG_COLUMNS; a row factory of psycopg."""
+    own = len(ITEM_COLUMNS)
+
+    def made(values: Sequence[Any]) -> Tag:
+        settings = dict(zip(ITEM_COLUMNS, values[-own:], strict=True))
+        any_set = any(value is not None for value in settings.values())
+        return Tag(*(*values[:-own], ItemSettings(**settings) if any_set else _NO_SETTINGS))
+
+    return made
+
+
+def _summary_row(cursor: AsyncCursor[Any]) -> Callable[[Sequence[Any]], ConnectionSummary]:
+    """Make a ConnectionSummary of each row of _SUMMARY."""
+    names = [column.name for column in cursor.description or ()]
+
+    def made(values: Sequence[Any]) -> ConnectionSummary:
+        row = dict(zip(names, values, strict=True))
+        active = ActiveConnection(
+            endpoint_url=row.pop("active_endpoint_url"),
+            security_mode=row.pop("active_security_mode"),
+            security_policy=row.pop("active_security_policy"),
+            monitored=row.pop("monitored_tags"),
+            revised_publishing_interval_ms=row.pop("revised_publishing_interval_ms"),
+            revised_lifetime_ms=row.pop("revised_lifetime_ms"),
+        )
+        settings = ItemSettings(**{name: row.pop(name) for name in ITEM_COLUMNS})
+        row["failover_urls"] = tuple(row["failover_urls"])
+        return ConnectionSummary(
+            **row, settings=settings, active=None if active.endpoint_url is None else active
+        )
+
+    return made
 
 
 async def list_tenants(
@@ -84,64 +132,6 @@ def _say_once(event: str, name: str, error: str) -> None:
     log.warning(event, name=name, error=error)
 
 
-async def load_connections(
-    database: AsyncConnection[Any], tenant_id: UUID, *, secrets_key: str = ""
-) -> list[Connection]:
-    """Return the enabled connections with their tags, in the order of their names and tag ids.
-
-    A connection whose password cannot be opened is left out, and the reason is written to its last_error.
-    """
-    with translated("cannot load the connections"):
-        async with database.cursor(row_factory=class_row(Tag)) as cursor:
-            # The tags first: a connection that is added in between then has none yet, and gets them next time.
-            await cursor.execute(
-                f"select {TAG_COLUMNS} from tag_mappings where deleted_at is null order by tag_id"
-            )
-            tags: defaultdict[UUID, list[Tag]] = defaultdict(list)
-            async for tag in cursor:
-                tags[tag.connection_id].append(tag)
-        async with database.cursor(row_factory=dict_row) as cursor:
-            await cursor.execute(
-                """
-                select id, well_id, name, endpoint_url, security_mode, security_policy, username, password,
-                    poll_interval_seconds, is_enabled, updated_at, last_error
-                from scada_connections
-                where tenant_id = %s and is_enabled and deleted_at is null
-                order by name, id
-                """,
-                [tenant_id],
-            )
-            rows = await cursor.fetchall()
-    connections = []
-    for row in rows:
-        last_error = row.pop("last_error")
-        try:
-            if row["password"] is not None:
-                row["password"] = secrets.unseal(row["password"], key=secrets_key, tenant_id=tenant_id)
-        except ConfigurationError as exc:
-            if last_error != str(exc):
-                await record_connection(database, row["id"], connected=False, error=str(exc))
-            continue
-        connections.append(Connection(**row, tags=TagSet.of(tags[row["id"]])))
-    return connections
-
-
-async def record_connection(
-    database: AsyncConnection[Any], connection_id: UUID, *, connected: bool, error: str | None
-) -> None:
-    """Write how a connection is doing: last_connected_at when it is connected, and last_error."""
-    told = None if error is None else error.replace("\0", "␀")[:2_000]
-    with translated("cannot record the state of a connection"):
-        await database.execute(
-            """
-            update scada_connections
-            set last_connected_at = case when %s then now() else last_connected_at end, last_error = %s
-            where id = %s
-            """,
-            [connected, told, connection_id],
-        )
-
-
 async def list_wells(
     database: AsyncConnection[Any], *, limit: int = 100, after: UUID | None = None
 ) -> list[Well]:
@@ -170,7 +160,7 @@ async def list_connections(
     """Return a page of connections in the order of their names; `after` is the last one of the page before."""
     _check_limit(limit)
     with translated("cannot list the connections"):
-        async with database.cursor(row_factory=class_row(ConnectionSummary)) as cursor:
+        async with database.cursor(row_factory=_summary_row) as cursor:
             await cursor.execute(
                 f"""
                 {_SUMMARY}
@@ -191,7 +181,7 @@ async def list_connections(
 async def get_connection(database: AsyncConnection[Any], connection_id: UUID) -> ConnectionSummary:
     """Return one connection; raises NotFound."""
     with translated("cannot read a connection"):
-        async with database.cursor(row_factory=class_row(ConnectionSummary)) as cursor:
+        async with database.cursor(row_factory=_summary_row) as cursor:
             await cursor.execute(f"{_SUMMARY} where c.id = %s and c.deleted_at is null", [connection_id])
             found = await cursor.fetchone()
     if found is None:
@@ -212,7 +202,7 @@ async def list_tags(
     if after is not None and not 0 <= after <= _MOST_TAG_ID:
         raise InvalidInput("after", f"{after} is not a tag id")
     with translated("cannot list the tags"):
-        async with database.cursor(row_factory=class_row(Tag)) as cursor:
+        async with database.cursor(row_factory=tag_row) as cursor:
             await cursor.execute(
                 f"""
                 select {TAG_COLUMNS} from tag_mappings

@@ -5,7 +5,7 @@ Owns no SQL and no rules. A record that carries a secret does not show it in its
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -61,6 +61,10 @@ class ItemSettings:
         return ItemSettings(
             **{name: getattr(defaults, name) if value is None else value for name, value in mine.items()}
         )
+
+
+ITEM_COLUMNS = tuple(column.name for column in fields(ItemSettings))
+"""The columns that scada_connections and tag_mappings have for ItemSettings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +132,41 @@ class ConnectionSummary:
     username: str | None
     poll_interval_seconds: int
     is_enabled: bool
+    failover_urls: tuple[str, ...]
+    settings: ItemSettings
+    has_user_certificate: bool
+    allow_deprecated_policies: bool
+    allow_plain_password: bool
     last_connected_at: datetime | None
     last_error: str | None
     tags: int
+    active: ActiveConnection | None
+    """What is in use; None while it is not connected."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActiveConnection:
+    """What a connection uses now: what was chosen, and what the server made of what we asked for."""
+
+    endpoint_url: str
+    security_mode: str
+    security_policy: str
+    monitored: int
+    """Tags that are read, by a subscription or by polling."""
+    revised_publishing_interval_ms: float | None = None
+    revised_lifetime_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TagState:
+    """How a tag is read now, as the engine saw it last."""
+
+    monitored: bool
+    reason: str | None
+    """Why it is not read: a label of engine.metrics.MissingReason."""
+    revised_sampling_interval_ms: float | None
+    revised_queue_size: int | None
+    updated_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +183,12 @@ class NewConnection:
     password: str | None = field(default=None, repr=False)
     poll_interval_seconds: int = 60
     is_enabled: bool = True
+    failover_urls: tuple[str, ...] = ()
+    settings: ItemSettings = ItemSettings()
+    user_certificate: str | None = None
+    user_private_key: str | None = field(default=None, repr=False)
+    allow_deprecated_policies: bool = False
+    allow_plain_password: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,3 +202,4 @@ class NewTag:
     scaling_factor: float | Decimal = 1.0
     offset: float | Decimal = 0.0
     well_id: UUID | None = None
+    settings: ItemSettings = ItemSettings()

@@ -6,19 +6,21 @@ the columns in migrations/, so that a value which passes here is not refused, cu
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal, InvalidOperation
+from functools import partial
 from urllib.parse import urlsplit
-from uuid import UUID
 
-from engine.catalog.records import NewConnection, NewTag
+from engine.catalog.node_ids import parse_node_id
+from engine.catalog.plain_rules import check_between, check_choice, check_pem, check_text, shown
+from engine.catalog.records import ItemSettings, NewConnection, NewTag
 from engine.errors import InvalidInput
 
-SECURITY_MODES = ("None", "Sign", "SignAndEncrypt")
+# Auto: the strongest that both sides allow.
+SECURITY_MODES = ("Auto", "None", "Sign", "SignAndEncrypt")
 SECURITY_POLICIES = (
+    "Auto",
     "None",
     "Basic128Rsa15",
     "Basic256",
@@ -26,19 +28,32 @@ SECURITY_POLICIES = (
     "Aes128_Sha256_RsaOaep",
     "Aes256_Sha256_RsaPss",
 )
-DATA_TYPES = ("DOUBLE", "FLOAT", "INT", "UINT", "LONG", "ULONG", "BOOLEAN", "DATETIME", "STRING")
+DEPRECATED_POLICIES = ("Basic128Rsa15", "Basic256")
+DATA_TYPES = (
+    "DOUBLE",
+    "FLOAT",
+    "INT",
+    "UINT",
+    "LONG",
+    "ULONG",
+    "BOOLEAN",
+    "DATETIME",
+    "STRING",
+    "ENUM",
+    "STRUCT",
+)
+READ_MODES = ("subscribe", "poll")
+DEADBAND_TYPES = ("None", "Absolute", "Percent")
+DATA_CHANGE_TRIGGERS = ("Status", "StatusValue", "StatusValueTimestamp")
+TIMESTAMPS_TO_RETURN = ("Source", "Server", "Both")
+MOST_FAILOVER_URLS = 8
 
 # Bounds what one call may hold in memory; a plant has some thousand tags.
 MOST_TAGS_PER_CALL = 100_000
 _MOST_PROBLEMS_TOLD = 20
 
 _SLUG = re.compile(r"[a-z][a-z0-9_-]{0,62}")
-_NODE_ID = re.compile(
-    r"(?:ns=(?P<index>\d{1,5});|nsu=(?P<uri>[^;]+);)?(?P<type>[isgb])=(?P<value>.+)", re.DOTALL
-)
 _MOST_SCALING = Decimal("1e15")
-# Also lone surrogates, which no UTF-8 text can hold.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class InvalidRows(InvalidInput):
@@ -57,21 +72,8 @@ def check_slug(slug: str) -> None:
     """Refuse a slug that cannot be used in metrics, file names and commands."""
     if not _SLUG.fullmatch(slug):
         raise InvalidInput(
-            "slug", f"{_shown(slug)} does not fit: 1 to 63 of a-z, 0-9, - and _, beginning with a letter"
+            "slug", f"{shown(slug)} does not fit: 1 to 63 of a-z, 0-9, - and _, beginning with a letter"
         )
-
-
-def check_text(field: str, text: str, *, most: int, lines: bool = False) -> None:
-    """Refuse a text that is empty, longer than `most` characters, or holds control characters.
-
-    `lines` allows line breaks and tabs.
-    """
-    if not text.strip():
-        raise InvalidInput(field, f"{_shown(text)} is empty")
-    if len(text) > most:
-        raise InvalidInput(field, f"{_shown(text)} has {len(text)} characters; at most {most} fit")
-    if _CONTROL.search(re.sub(r"[\n\r\t]", "", text) if lines else text):
-        raise InvalidInput(field, f"{_shown(text)} holds characters that cannot be printed")
 
 
 def check_connection(new: NewConnection) -> None:
@@ -80,38 +82,115 @@ def check_connection(new: NewConnection) -> None:
     if new.description is not None:
         check_text("description", new.description, most=10_000, lines=True)
     check_endpoint_url(new.endpoint_url)
-    _check_choice("security_mode", new.security_mode, SECURITY_MODES)
-    _check_choice("security_policy", new.security_policy, SECURITY_POLICIES)
-    if (new.security_mode == "None") != (new.security_policy == "None"):
+    _check_failover_urls(new)
+    _check_security(new)
+    _check_user(new)
+    check_between("poll_interval_seconds", new.poll_interval_seconds, 1, 86_400)
+    for rule in _settings_rules("", new.settings):
+        rule()
+
+
+def check_endpoint_url(url: str, *, field: str = "endpoint_url") -> None:
+    """Refuse anything but opc.tcp://host:port with an optional path."""
+    check_text(field, url, most=500)
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise InvalidInput(field, f"{shown(url)} is not opc.tcp://host:port") from None
+    if "@" in parts.netloc:
+        # Not shown: it may hold a password, which belongs into the password field, where it is sealed.
+        raise InvalidInput(field, "holds a user name or password; use the fields username and password")
+    if parts.scheme != "opc.tcp" or not parts.hostname or not port or " " in url:
+        raise InvalidInput(field, f"{shown(url)} is not opc.tcp://host:port")
+
+
+def _check_failover_urls(new: NewConnection) -> None:
+    if len(new.failover_urls) > MOST_FAILOVER_URLS:
+        raise InvalidInput(
+            "failover_urls", f"there are {len(new.failover_urls)}; at most {MOST_FAILOVER_URLS} fit"
+        )
+    for place, url in enumerate(new.failover_urls):
+        check_endpoint_url(url, field=f"failover_urls[{place}]")
+        if url == new.endpoint_url or url in new.failover_urls[:place]:
+            raise InvalidInput(f"failover_urls[{place}]", f"{shown(url)} is there twice")
+
+
+def _check_security(new: NewConnection) -> None:
+    mode, policy = new.security_mode, new.security_policy
+    check_choice("security_mode", mode, SECURITY_MODES)
+    check_choice("security_policy", policy, SECURITY_POLICIES)
+    # Auto leaves the choice to what the other of the two allows.
+    if "Auto" not in (mode, policy) and (mode == "None") != (policy == "None"):
         raise InvalidInput(
             "security_policy",
-            f"'{new.security_policy}' does not go with security_mode '{new.security_mode}': both are None or neither",
+            f"'{policy}' does not go with security_mode '{mode}': both are None or neither, or one is Auto",
         )
+    if policy in DEPRECATED_POLICIES and not new.allow_deprecated_policies:
+        raise InvalidInput(
+            "security_policy",
+            f"'{policy}' is deprecated: it rests on SHA-1, which is broken; if the server has nothing better, "
+            "set allow_deprecated_policies",
+        )
+
+
+def _check_user(new: NewConnection) -> None:
     if new.username is not None:
         check_text("username", new.username, most=255)
     if new.password is not None and new.username is None:
         raise InvalidInput("password", "is given without a username")
     if new.password is not None and len(new.password) > 1_000:
         raise InvalidInput("password", "has more than 1000 characters")
-    if not 1 <= new.poll_interval_seconds <= 86_400:
-        raise InvalidInput("poll_interval_seconds", f"{new.poll_interval_seconds} is not between 1 and 86400")
+    if new.user_certificate is not None:
+        check_pem("user_certificate", new.user_certificate, "CERTIFICATE")
+        if new.user_private_key is None:
+            raise InvalidInput("user_certificate", "is given without its user_private_key")
+    if new.user_private_key is not None:
+        check_pem("user_private_key", new.user_private_key, "PRIVATE KEY")
+        if new.user_certificate is None:
+            raise InvalidInput("user_private_key", "is given without its user_certificate")
 
 
-def check_endpoint_url(url: str) -> None:
-    """Refuse anything but opc.tcp://host:port with an optional path."""
-    check_text("endpoint_url", url, most=500)
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise InvalidInput("endpoint_url", f"{_shown(url)} is not opc.tcp://host:port") from None
-    if "@" in parts.netloc:
-        # Not shown: it may hold a password, which belongs into the password field, where it is sealed.
-        raise InvalidInput(
-            "endpoint_url", "holds a user name or password; use the fields username and password"
+def _settings_rules(prefix: str, settings: ItemSettings) -> Iterator[Callable[[], object]]:
+    """Yield a check for each setting that is there; the ranges are those of engine.settings and the columns."""
+    for name, choices in (
+        ("read_mode", READ_MODES),
+        ("deadband_type", DEADBAND_TYPES),
+        ("data_change_trigger", DATA_CHANGE_TRIGGERS),
+        ("timestamps_to_return", TIMESTAMPS_TO_RETURN),
+    ):
+        if (word := getattr(settings, name)) is not None:
+            yield partial(check_choice, f"{prefix}{name}", word, choices)
+    if settings.publishing_interval_ms is not None:
+        yield partial(
+            check_between, f"{prefix}publishing_interval_ms", settings.publishing_interval_ms, 1, 3_600_000
         )
-    if parts.scheme != "opc.tcp" or not parts.hostname or not port or " " in url:
-        raise InvalidInput("endpoint_url", f"{_shown(url)} is not opc.tcp://host:port")
+    if settings.sampling_interval_ms not in (None, -1):
+        yield partial(_check_sampling, f"{prefix}sampling_interval_ms", settings.sampling_interval_ms)
+    if settings.queue_size is not None:
+        yield partial(check_between, f"{prefix}queue_size", settings.queue_size, 1, 1_000_000)
+    yield partial(_check_deadband, prefix, settings)
+
+
+def _check_sampling(field: str, interval_ms: float) -> None:
+    if not 0 <= interval_ms <= 3_600_000:
+        raise InvalidInput(
+            field,
+            f"{interval_ms} is neither between 0 and 3600000 nor -1, which means the publishing interval",
+        )
+
+
+def _check_deadband(prefix: str, settings: ItemSettings) -> None:
+    """Refuse a type without its value, and a value without its type (OPC 10000-4, 7.22.2)."""
+    kind, value, field = settings.deadband_type, settings.deadband_value, f"{prefix}deadband_value"
+    if kind is None and value is not None:
+        raise InvalidInput(field, f"{value} is given without a deadband_type")
+    if kind == "None" and value:
+        raise InvalidInput(field, f"{value} does not go with deadband_type 'None'")
+    if kind in ("Absolute", "Percent"):
+        if value is None:
+            raise InvalidInput(field, f"is missing: deadband_type '{kind}' needs it")
+        check_between(field, value, 0, 100 if kind == "Percent" else 1e300)
 
 
 def check_tags(tags: Sequence[NewTag]) -> None:
@@ -128,62 +207,37 @@ def check_tags(tags: Sequence[NewTag]) -> None:
         if earlier != place:
             problems.append(
                 InvalidInput(
-                    f"tags[{place}].opc_node_id", f"{_shown(tag.opc_node_id)} is already tags[{earlier}]"
+                    f"tags[{place}].opc_node_id", f"{shown(tag.opc_node_id)} is already tags[{earlier}]"
                 )
             )
     if problems:
         raise InvalidRows(problems)
 
 
-def _problems(prefix: str, tag: NewTag) -> Iterable[InvalidInput]:
-    rules: list[Callable[[], object]] = [
-        lambda: check_text(f"{prefix}tag_name", tag.tag_name, most=255),
-        lambda: check_node_id(f"{prefix}opc_node_id", tag.opc_node_id),
-        lambda: _check_choice(f"{prefix}data_type", tag.data_type, DATA_TYPES),
-        lambda: decimal_of(f"{prefix}scaling_factor", tag.scaling_factor, may_be_zero=False),
-        lambda: decimal_of(f"{prefix}offset", tag.offset),
-    ]
-    if tag.unit is not None:
-        unit = tag.unit
-        rules.append(lambda: check_text(f"{prefix}unit", unit, most=50))
-    for rule in rules:
+def _problems(prefix: str, tag: NewTag) -> Iterator[InvalidInput]:
+    for rule in _tag_rules(prefix, tag):
         try:
             rule()
         except InvalidInput as exc:
             yield exc
 
 
+def _tag_rules(prefix: str, tag: NewTag) -> Iterator[Callable[[], object]]:
+    yield partial(check_text, f"{prefix}tag_name", tag.tag_name, most=255)
+    yield partial(check_node_id, f"{prefix}opc_node_id", tag.opc_node_id)
+    yield partial(check_choice, f"{prefix}data_type", tag.data_type, DATA_TYPES)
+    yield partial(decimal_of, f"{prefix}scaling_factor", tag.scaling_factor, may_be_zero=False)
+    yield partial(decimal_of, f"{prefix}offset", tag.offset)
+    if tag.unit is not None:
+        yield partial(check_text, f"{prefix}unit", tag.unit, most=50)
+    if tag.settings != ItemSettings():
+        yield from _settings_rules(prefix, tag.settings)
+
+
 def check_node_id(field: str, node_id: str) -> None:
-    """Refuse a text that is no NodeId in the notation of OPC 10000-6, 5.3.1.10: `ns=2;s=Well1.Pressure`, `i=2258`."""
+    """Refuse a text that names no node; the notation is engine.catalog.node_ids'."""
     check_text(field, node_id, most=500)
-    found = _NODE_ID.fullmatch(node_id)
-    if not found:
-        raise InvalidInput(
-            field, f"{_shown(node_id)} is not a node id such as ns=2;s=Well1.Pressure or i=2258"
-        )
-    if found["index"] and int(found["index"]) > 0xFFFF:
-        raise InvalidInput(field, f"{_shown(node_id)} has a namespace index above 65535")
-    if not _fits(found["type"], found["value"]):
-        kinds = {"i": "a number up to 4294967295", "s": "a text", "g": "a GUID", "b": "base64"}
-        raise InvalidInput(
-            field, f"{_shown(node_id)} has no {kinds[found['type']][2:]} after {found['type']}="
-        )
-
-
-def _fits(kind: str, value: str) -> bool:
-    if kind == "i":
-        return value.isascii() and value.isdigit() and len(value) <= 10 and int(value) <= 0xFFFFFFFF
-    if kind == "g":
-        try:
-            return str(UUID(value)) == value.lower()
-        except ValueError:
-            return False
-    if kind == "b":
-        try:
-            return bool(base64.b64decode(value, validate=True))
-        except (binascii.Error, ValueError):
-            return False
-    return True
+    parse_node_id(node_id, field=field)
 
 
 def decimal_of(field: str, number: float | Decimal, *, may_be_zero: bool = True) -> Decimal:
@@ -191,20 +245,9 @@ def decimal_of(field: str, number: float | Decimal, *, may_be_zero: bool = True)
     try:
         exact = number if isinstance(number, Decimal) else Decimal(str(number))
     except InvalidOperation:
-        raise InvalidInput(field, f"{_shown(number)} is not a number") from None
+        raise InvalidInput(field, f"{shown(number)} is not a number") from None
     if not exact.is_finite() or abs(exact) > _MOST_SCALING:
         raise InvalidInput(field, f"{number} is not a number between -1e15 and 1e15")
     if exact == 0 and not may_be_zero:
         raise InvalidInput(field, "0 would make every value the same")
     return exact
-
-
-def _check_choice(field: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise InvalidInput(field, f"{_shown(value)} is not one of {', '.join(choices)}")
-
-
-def _shown(value: object) -> str:
-    """The value for a message: quoted, and cut where it is too long to read."""
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:80]}…{text[-1]}"

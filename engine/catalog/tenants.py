@@ -15,9 +15,10 @@ from uuid import UUID, uuid4
 from psycopg import errors, sql
 
 from engine import secrets
+from engine.catalog.plain_rules import check_text
 from engine.catalog.queries import list_tenants
 from engine.catalog.records import Tenant
-from engine.catalog.rules import check_slug, check_text
+from engine.catalog.rules import check_slug
 from engine.database import connect, place, translated, with_database
 from engine.errors import ConfigurationError, InvalidInput, NotFound
 

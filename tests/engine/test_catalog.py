@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import AsyncIterator
 from decimal import Decimal
@@ -19,10 +18,9 @@ from engine.database import connect, with_database
 from engine.errors import ConfigurationError, DatabaseNotMigrated, InvalidInput, NotFound
 from engine.migrations import Which, migrate_database
 from engine.settings import Settings
+from tests.engine.catalog_entries import ENDPOINT, KEY, a_connection
 from tests.servers.databases import MasterAndTenant
 
-KEY = base64.b64encode(bytes(32)).decode()
-ENDPOINT = "opc.tcp://127.0.0.1:4840"
 Database = psycopg.AsyncConnection[Any]
 
 
@@ -52,12 +50,6 @@ async def migrate(dsn: str) -> None:
 
 async def rows(database: Database, query: str) -> list[Any]:
     return await (await database.execute(query)).fetchall()
-
-
-async def a_connection(database: Database, tenant_id: UUID, **changes: Any) -> catalog.ConnectionSummary:
-    well = await catalog.add_well(database, tenant_id, f"Well {uuid4()}")
-    new: dict[str, Any] = {"well_id": well.id, "name": "RTU", "endpoint_url": ENDPOINT} | changes
-    return await catalog.add_connection(database, tenant_id, NewConnection(**new), secrets_key=KEY)
 
 
 # Tenants
@@ -238,34 +230,6 @@ async def test_disabled_and_deleted_connections_and_deleted_tags_are_not_loaded(
     ):
         with pytest.raises(NotFound):
             await again
-
-
-async def test_loading_takes_two_queries(database: Database, tenant_id: UUID) -> None:
-    await catalog.seed(database, tenant_id, ENDPOINT)
-    executed = []
-    original = psycopg.AsyncCursor.execute
-
-    async def counting(self: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
-        executed.append(query)
-        return await original(self, query, *args, **kwargs)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(psycopg.AsyncCursor, "execute", counting)
-        assert len(await catalog.load_connections(database, tenant_id)) == 2
-    assert len(executed) == 2
-
-
-async def test_how_a_connection_is_doing_is_recorded(database: Database, tenant_id: UUID) -> None:
-    added = await a_connection(database, tenant_id)
-    await catalog.record_connection(database, added.id, connected=True, error=None)
-    first = await catalog.get_connection(database, added.id)
-    assert first.last_connected_at is not None
-    await catalog.record_connection(database, added.id, connected=False, error="refused\0" + "x" * 5_000)
-    second = await catalog.get_connection(database, added.id)
-    assert second.last_connected_at == first.last_connected_at
-    assert str(second.last_error).startswith("refused␀xxx")
-    ((moved,),) = await rows(database, "select updated_at > created_at from scada_connections")
-    assert not moved
 
 
 # Tags

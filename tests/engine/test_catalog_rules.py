@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from engine.catalog.records import NewConnection, NewTag
+from engine.catalog.plain_rules import check_pem
+from engine.catalog.records import ItemSettings, NewConnection, NewTag
 from engine.catalog.rules import (
+    SECURITY_MODES,
+    SECURITY_POLICIES,
     InvalidRows,
     check_connection,
     check_node_id,
@@ -18,6 +22,7 @@ from engine.catalog.rules import (
     decimal_of,
 )
 from engine.errors import InvalidInput
+from tests.engine.catalog_entries import CERTIFICATE, PRIVATE_KEY
 
 
 @pytest.mark.parametrize("slug", ["a", "acme", "acme-oil_2", "a" * 63])
@@ -51,12 +56,28 @@ ENDPOINT = "opc.tcp://127.0.0.1:4840"
             "endpoint_url",
             "fields username and password",
         ),
-        ({"security_mode": "sign"}, "security_mode", "'sign' is not one of None, Sign, SignAndEncrypt"),
+        ({"security_mode": "sign"}, "security_mode", "'sign' is not one of Auto, None, Sign"),
         ({"security_policy": "Basic1"}, "security_policy", "'Basic1' is not one of"),
         ({"security_mode": "Sign"}, "security_policy", "both are None or neither"),
         ({"username": ""}, "username", "empty"),
         ({"password": "hunter2"}, "password", "without a username"),
         ({"poll_interval_seconds": 0}, "poll_interval_seconds", "0 is not between"),
+        (
+            {"security_mode": "Sign", "security_policy": "Basic256"},
+            "security_policy",
+            "set allow_deprecated_policies",
+        ),
+        ({"failover_urls": ("opc.tcp://b:1", "plc")}, "failover_urls[1]", "'plc' is not opc.tcp://host:port"),
+        ({"failover_urls": ("opc.tcp://u:hunter2@b:1",)}, "failover_urls[0]", "fields username and password"),
+        ({"failover_urls": (ENDPOINT,)}, "failover_urls[0]", "is there twice"),
+        (
+            {"failover_urls": tuple(f"opc.tcp://h:{port}" for port in range(1, 10))},
+            "failover_urls",
+            "there are 9; at most 8",
+        ),
+        ({"user_certificate": CERTIFICATE}, "user_certificate", "without its user_private_key"),
+        ({"user_private_key": PRIVATE_KEY}, "user_private_key", "without its user_certificate"),
+        ({"settings": ItemSettings(queue_size=0)}, "queue_size", "0 is not between 1 and 1000000"),
     ],
 )
 def test_a_connection_that_does_not_fit_is_refused_by_field_and_value(
@@ -68,6 +89,95 @@ def test_a_connection_that_does_not_fit_is_refused_by_field_and_value(
     assert raised.value.field == field
     assert said in str(raised.value)
     assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize("mode", SECURITY_MODES)
+@pytest.mark.parametrize("policy", SECURITY_POLICIES)
+def test_a_mode_and_a_policy_fit_when_some_endpoint_can_have_both(mode: str, policy: str) -> None:
+    new = NewConnection(
+        UUID(int=1),
+        "RTU",
+        ENDPOINT,
+        security_mode=mode,
+        security_policy=policy,
+        allow_deprecated_policies=True,
+    )
+    if "Auto" in (mode, policy) or (mode == "None") == (policy == "None"):
+        check_connection(new)
+    else:
+        with pytest.raises(
+            InvalidInput, match=r"security_policy: .* both are None or neither, or one is Auto"
+        ):
+            check_connection(new)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("hunter2", "is not PEM"),
+        ("", "is not PEM"),
+        (CERTIFICATE, "is a CERTIFICATE, and not a PRIVATE KEY"),
+        (PRIVATE_KEY.replace("PRIVATE", "ENCRYPTED PRIVATE"), "locked with a passphrase"),
+        (PRIVATE_KEY.replace("MIGH", "MIG"), "is not base64"),
+        (PRIVATE_KEY.replace("END PRIVATE KEY", "END"), "is not PEM"),
+        (PRIVATE_KEY + "\0", "is not PEM"),
+        (PRIVATE_KEY + "x" * 65_536, "at most 65536 fit"),
+    ],
+)
+def test_a_key_that_is_no_pem_key_is_refused_and_not_shown(text: str, said: str) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        check_pem("user_private_key", text, "PRIVATE KEY")
+    assert said in str(raised.value)
+    assert "hunter2" not in str(raised.value)
+    assert "MIG" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "text", [PRIVATE_KEY, PRIVATE_KEY.replace("PRIVATE", "RSA PRIVATE"), "Key:\r\n" + PRIVATE_KEY]
+)
+def test_every_kind_of_open_pem_key_is_taken(text: str) -> None:
+    check_pem("user_private_key", text, "PRIVATE KEY")
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"read_mode": "Poll"}, "read_mode"),
+        ({"publishing_interval_ms": 0.5}, "publishing_interval_ms"),
+        ({"publishing_interval_ms": math.nan}, "publishing_interval_ms"),
+        ({"sampling_interval_ms": -2}, "sampling_interval_ms"),
+        ({"sampling_interval_ms": math.inf}, "sampling_interval_ms"),
+        ({"queue_size": 1_000_001}, "queue_size"),
+        ({"deadband_type": "percent", "deadband_value": 1}, "deadband_type"),
+        ({"deadband_type": "Percent"}, "deadband_value"),
+        ({"deadband_type": "Percent", "deadband_value": 100.5}, "deadband_value"),
+        ({"deadband_type": "Absolute", "deadband_value": -0.1}, "deadband_value"),
+        ({"deadband_type": "Absolute", "deadband_value": math.nan}, "deadband_value"),
+        ({"deadband_type": "None", "deadband_value": 1}, "deadband_value"),
+        ({"deadband_value": 0}, "deadband_value"),
+        ({"data_change_trigger": "Value"}, "data_change_trigger"),
+        ({"timestamps_to_return": "Neither"}, "timestamps_to_return"),
+    ],
+)
+def test_a_setting_out_of_its_range_is_named(settings: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidRows) as raised:
+        check_tags([NewTag("good", "i=1"), NewTag("P", "i=2", settings=ItemSettings(**settings))])
+    assert raised.value.problems[0].field == f"tags[1].{field}"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"sampling_interval_ms": -1, "read_mode": "poll"},
+        {"sampling_interval_ms": 0, "publishing_interval_ms": 1},
+        {"deadband_type": "Percent", "deadband_value": 0},
+        {"deadband_type": "Absolute", "deadband_value": 1e300},
+        {"deadband_type": "None"},
+        {"discard_oldest": False, "data_change_trigger": "Status", "timestamps_to_return": "Server"},
+    ],
+)
+def test_settings_at_the_ends_of_their_ranges_fit(settings: dict[str, Any]) -> None:
+    check_tags([NewTag("P", "i=2", settings=ItemSettings(**settings))])
 
 
 @pytest.mark.parametrize(
@@ -82,6 +192,7 @@ def test_a_connection_that_does_not_fit_is_refused_by_field_and_value(
         "g=09087e75-8e5e-499b-954f-f2a9603db28a",
         "ns=3;b=M/RbKBsRVkePCePcx24oRA==",
         "nsu=http://example.org/UA/;s=Tank",
+        "/Objects/2:Plant/2:Temp[3]",
     ],
 )
 def test_every_form_of_node_id_is_taken(node_id: str) -> None:

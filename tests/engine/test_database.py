@@ -26,6 +26,7 @@ from tests.servers.databases import Server
     [
         ("select * from no_such_table", DatabaseNotMigrated, "42P01"),
         ("select * from no_such_schema.t", DatabaseNotMigrated, "42P01"),
+        ("select no_such_column from pg_class", DatabaseNotMigrated, "42703"),
         ("create table no_such_schema.t ()", DatabaseNotMigrated, "3F000"),
         ("select 1/0", DatabaseRejected, "22012"),
         ("select 'x'::int", DatabaseRejected, "22P02"),
