@@ -68,16 +68,16 @@ _FACTS = (
 
 
 class LeftOut(StrEnum):
-    """Why something that is on the server is not in the result."""
+    """What is on the server and not in the result, or not all of it."""
 
-    DEEPER = "are at the last level that was asked for and were not looked into"
-    TOO_MANY = "are beyond the number of nodes that was asked for"
-    TOO_MANY_REFERENCES = "have more references than are followed; the rest of them is missing"
-    ELSEWHERE = "belong to another server, or to a namespace that this one does not name"
-    REFUSED = "could not be browsed"
-    LONG_PATH = f"have a path of more than {_PATH_MOST_CHARACTERS} characters and were not looked into"
-    SERVER_OBJECT = "is the server's own state (i=2253); name it as the start to browse it"
-    PROPERTIES = "are properties of other nodes, such as units and ranges"
+    DEEPER = "nodes of the last level were not looked into"
+    TOO_MANY = "references to nodes beyond the most that were asked for"
+    TOO_MANY_REFERENCES = "nodes have more references than are followed"
+    ELSEWHERE = "references to other servers, or into namespaces that this one does not name"
+    REFUSED = "nodes could not be browsed"
+    LONG_PATH = f"references where the path would be longer than {_PATH_MOST_CHARACTERS} characters"
+    SERVER_OBJECT = "object with the server's own state"
+    PROPERTIES = "properties of other nodes, such as units and ranges"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +122,8 @@ class BrowsedNode:
     display_name: str
     node_class: str
     type_definition: str | None
+    parent: str | None
+    """node_id of the node below which it was found first; None for the start node."""
     depth: int
     is_property: bool
     variable: VariableFacts | None = None
@@ -193,7 +195,7 @@ class Walk:
             path += f"/{_part(name)}" if rooted else str(_part(name))
         node = self._node(
             start, path, name, display_name=display_name, node_class=node_class, type_definition=None,
-            depth=0, is_property=False,
+            above=None, is_property=False,
         )  # fmt: skip
         return _Waiting(start, node)
 
@@ -270,7 +272,7 @@ class Walk:
             )
         node = self._node(
             node_id, path, name, display_name=reference.DisplayName, node_class=reference.NodeClass,
-            type_definition=reference.TypeDefinition, depth=above.node.depth + 1, is_property=is_property,
+            type_definition=reference.TypeDefinition, above=above.node, is_property=is_property,
         )  # fmt: skip
         queue.append(_Waiting(node_id, node))
         return found
@@ -291,7 +293,7 @@ class Walk:
 
     def _node(
         self, node_id: ua.NodeId, path: str, name: ua.QualifiedName, *, display_name: object, node_class: object,
-        type_definition: ua.NodeId | None, depth: int, is_property: bool,
+        type_definition: ua.NodeId | None, above: BrowsedNode | None, is_property: bool,
     ) -> BrowsedNode:  # fmt: skip
         browse_name = str(_part(name).name)
         text = display_name.Text if isinstance(display_name, ua.LocalizedText) else None
@@ -304,7 +306,8 @@ class Walk:
             display_name=str(text or browse_name)[:_SHOWN_MOST_CHARACTERS],
             node_class=_class_name(node_class),
             type_definition=None if kind is None or kind.is_null() else _type_name(self._space, kind),
-            depth=depth,
+            parent=None if above is None else above.node_id,
+            depth=0 if above is None else above.depth + 1,
             is_property=is_property,
         )
 
