@@ -28,11 +28,12 @@ from asyncua.ua.uaerrors import UaStatusCodeError
 
 from engine.errors import ConnectionRefused, ScadaError
 from workers.opcua import faults, handshake
+from workers.opcua.admission import own_identity, trusted_certificate
 from workers.opcua.certificates import leaf_of
 from workers.opcua.endpoints import Endpoint, choose, listed, url_to_say
 from workers.opcua.handshake import SessionTicket
 from workers.opcua.seam import RawClient, RawProtocol, body_of
-from workers.opcua.security import NO_SECURITY, Credentials, SecurityWanted
+from workers.opcua.security import NO_SECURITY, NONE, Credentials, SecurityWanted, ciphers_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -43,7 +44,9 @@ if TYPE_CHECKING:
     from engine.settings import OpcuaSettings
     from workers.opcua.pki import Pki
     from workers.opcua.seam import Answer
+    from workers.opcua.security import Policy
     from workers.opcua.tokens import TokenChoice, TokenPolicy
+    from workers.opcua.trust import Trusted
 
 log = structlog.get_logger(__name__)
 
@@ -86,12 +89,14 @@ class Channel:
         credentials: Credentials | None = None,
         security: SecurityWanted | None = None,
         pki: Pki | None = None,
+        name: str = "NAME",
     ) -> None:
         """Check the address. Raises ConnectionRefused when it is not opc.tcp://host[:port][/path].
 
         Without `pki` there is neither an own certificate nor any that is trusted: only mode None without a password
-        works then.
+        works then. `name` is the connection's, for commands that an error advises.
         """
+        self._name = name
         self._settings = settings
         self._address = with_port(endpoint_url)
         self._credentials = credentials or Credentials()
@@ -119,6 +124,7 @@ class Channel:
                 connection.security_mode, connection.security_policy, connection.allow_deprecated_policies
             ),
             pki=pki,
+            name=connection.name,
         )
 
     def _new_client(self, url: str) -> RawClient:
@@ -183,8 +189,7 @@ class Channel:
         await self._open_channel(endpoint)
         with self.translated("no session"):
             session = await self._create_session(endpoint)
-        if endpoint.mode == "None":
-            # Nothing has vouched for this yet; see _check_trust for what it is used for.
+        if endpoint.mode == NONE:
             endpoint = replace(
                 endpoint, certificate=session.certificate, application_uri=session.application_uri
             )
@@ -215,7 +220,7 @@ class Channel:
         A connection without security is so made in one go, and works with servers that know no GetEndpoints.
         """
         if self._wanted.nothing:
-            return Endpoint(self._address, "None", NO_SECURITY.uri, b"", (), "", 0)
+            return Endpoint(self._address, NONE, NO_SECURITY.uri, b"", (), "", 0)
         return choose(await self.discover(), self._wanted, self._credentials)
 
     async def discover(self) -> list[Endpoint]:
@@ -234,8 +239,16 @@ class Channel:
             raise ConnectionRefused(f"security policy {endpoint.policy_uri} is not known")
         self._client = self._new_client(url_to_say(self._address, endpoint.url))
         if policy is not NO_SECURITY:
-            raise ConnectionRefused("security is not spoken yet")
+            # Exactly the certificate that was checked goes into the ciphers.
+            trusted = await self._trusted(endpoint, policy)
+            own = await own_identity(self._pki, self._settings)
+            self._client.use_ciphers(ciphers_for(policy, endpoint.mode, trusted.certificate, own))
         await self._connect()
+
+    async def _trusted(self, endpoint: Endpoint, policy: Policy) -> Trusted:
+        return await trusted_certificate(
+            self._pki, endpoint, policy, host=urlsplit(self._address).hostname or "", name=self._name
+        )
 
     async def _connect(self) -> None:
         client = self._client
@@ -262,6 +275,9 @@ class Channel:
 
     async def _activate(self, ticket: SessionTicket, tokens: Sequence[TokenPolicy]) -> None:
         choice = self._user_token(tokens, ticket.endpoint)
+        if choice.encrypts and ticket.endpoint.mode == NONE:
+            # Nothing has vouched for this certificate yet: it could be anyone's who wants to read the password.
+            await self._trusted(ticket.endpoint, choice.cipher)
         with self.translated("session not activated"):
             nonce = await handshake.activate(
                 self._client,

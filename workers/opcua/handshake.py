@@ -11,7 +11,7 @@ things were taken out on the way and the session ends.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from asyncua import ua
@@ -127,9 +127,12 @@ def _check_not_weakened(
     offered: Sequence[Endpoint], used: Endpoint, wanted: SecurityWanted, credentials: Credentials
 ) -> None:
     """Refuse when the server, asked where nobody can change its answer, would have let us choose better."""
-    if not offered:
+    # Servers may leave out the certificates here (Part 4, 5.7.2), and some leave out all endpoints.
+    complete = [replace(one, certificate=one.certificate or used.certificate) for one in offered]
+    try:
+        best = choose(complete, wanted, credentials)
+    except ConnectionRefused:
         return
-    best = choose(offered, wanted, credentials)
     if best.strength > used.strength:
         raise ConnectionRefused(
             f"the server offers {best}, but {used} was the best of what arrived in clear: it was changed on the way"

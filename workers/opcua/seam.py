@@ -130,9 +130,7 @@ class RawProtocol(UASocketProtocol):
         if self.failure is not None:
             transport.abort()
 
-    async def send_hello(
-        self, url: str, max_messagesize: int = 0, max_chunkcount: int = 0
-    ) -> ua.Acknowledge:
+    async def send_hello(self, url: str, max_messagesize: int = 0, max_chunkcount: int = 0) -> ua.Acknowledge:
         """Say Hello with the sizes of chunks that we take; asyncua's would promise a server 2 GB."""
         hello = ua.Hello(
             ReceiveBufferSize=ua.UInt32(CHUNK_MOST_BYTES),
@@ -144,7 +142,8 @@ class RawProtocol(UASocketProtocol):
         ack: asyncio.Future[ua.Acknowledge] = asyncio.get_running_loop().create_future()
         self._callbackmap[0] = ack
         if self.transport is not None:
-            self.transport.write(uatcp_to_binary(ua.MessageType.Hello, hello))
+            # asyncua declares it as taking a MessageType, whose members are bytes.
+            self.transport.write(uatcp_to_binary(ua.MessageType.Hello, hello))  # type: ignore[arg-type]
         async with asyncio.timeout(self.timeout):
             return await ack
 
@@ -335,3 +334,8 @@ class RawClient(Client):
         """The byte stream, once connect_socket() was called."""
         protocol = self.uaclient.protocol
         return protocol if isinstance(protocol, RawProtocol) else None
+
+    def use_ciphers(self, policy: Any) -> None:
+        """Open the channel with this policy object; call it before connect_socket()."""
+        self.security_policy = policy
+        self.uaclient.set_security(policy)

@@ -1,0 +1,63 @@
+"""A connect's look at the certificates on disk: our own to show, and whether the server's may be used.
+
+Joins pki.py (files) and trust.py (judgement); both are blocking, so they run in a thread. What is refused is kept among
+the rejected ones, and the error says how a person accepts it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from engine.errors import ConnectionRefused
+from workers.opcua.trust import CertificateRefused, Purpose, Trusted, check_own, check_server
+
+if TYPE_CHECKING:
+    from engine.settings import OpcuaSettings
+    from workers.opcua.endpoints import Endpoint
+    from workers.opcua.pki import Pki
+    from workers.opcua.security import OwnIdentity, Policy
+
+
+async def own_identity(pki: Pki | None, settings: OpcuaSettings) -> OwnIdentity:
+    """Return our certificate and key, made now if there are none. Raises ConnectionRefused, saying what to do."""
+    if pki is None:
+        raise ConnectionRefused("there is no folder for our own certificate")
+    own = await asyncio.to_thread(pki.own_identity, settings.application_uri)
+    check_own(own.certificate, settings.application_uri, pki.certificate_file)
+    return own
+
+
+async def trusted_certificate(
+    pki: Pki | None, endpoint: Endpoint, policy: Policy, *, host: str, name: str
+) -> Trusted:
+    """Return an endpoint's certificate if it may be used with a policy; `host` is as the user gave it.
+
+    `name` is the connection's, for the command that an error advises. Raises CertificateRefused, and
+    ConnectionRefused when there is nothing to check, or nothing to check it by.
+    """
+    if pki is None:
+        raise ConnectionRefused("no certificate is trusted here: there is no folder for trust lists")
+    purpose = Purpose(
+        host=host, application_uri=endpoint.application_uri, policy=policy, now=datetime.now(UTC)
+    )
+    lists = await asyncio.to_thread(pki.trust_lists)
+    try:
+        return check_server(endpoint.certificate, lists, purpose)
+    except CertificateRefused as exc:
+        advice = ""
+        if exc.curable:
+            advice = f"; if it is the right one: scada-engine connection trust {shlex.quote(name)}"
+        advice += await asyncio.to_thread(_keep, pki, endpoint.certificate)
+        raise CertificateRefused(exc.certificate, exc.reasons, curable=exc.curable, advice=advice) from exc
+
+
+def _keep(pki: Pki, chain: bytes) -> str:
+    """Put a certificate among the rejected ones; return what to add to the error when that is not possible."""
+    try:
+        pki.reject(chain)
+    except OSError as exc:
+        return f" (it cannot be kept in {pki.rejected}: {exc.strerror})"
+    return ""
