@@ -11,7 +11,6 @@ import random
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-import numpy as np
 import structlog
 
 from engine import catalog
@@ -48,6 +47,7 @@ class TenantRunner:
         self._store = Store(tenant.dsn, _APPLICATION)
         self._pipeline = TenantPipeline(store=self._store, counters=counters, settings=settings)
         self._running: dict[UUID, tuple[catalog.Connection, asyncio.Task[None]]] = {}
+        self._known = catalog.KnownConnections()
         self._reports: dict[UUID, ConnectionReport] = {}
         self._unrecorded: dict[UUID, ConnectionReport] = {}
         self._reported = asyncio.Event()
@@ -125,7 +125,7 @@ class TenantRunner:
             wanted = {
                 connection.id: connection
                 for connection in await catalog.load_connections(
-                    database, self.tenant.id, secrets_key=self._settings.secrets_key
+                    database, self.tenant.id, secrets_key=self._settings.secrets_key, known=self._known
                 )
             }
         stale = [key for key, (running, _) in self._running.items() if wanted.get(key) != running]
@@ -137,18 +137,8 @@ class TenantRunner:
 
     async def _connect(self, connection: catalog.Connection) -> None:
         structlog.contextvars.bind_contextvars(tenant=self.tenant.slug, connection=connection.name)
-        slots = np.array(
-            [
-                self._pipeline.tags.slot(int(tag_id), scaling_factor=float(factor), offset=float(offset))
-                for tag_id, factor, offset in zip(
-                    connection.tags.tag_id,
-                    connection.tags.scaling_factor,
-                    connection.tags.offset,
-                    strict=True,
-                )
-            ],
-            dtype=np.uint32,
-        )
+        tags = connection.tags
+        slots = self._pipeline.tags.slots(tags.tag_id, scaling_factor=tags.scaling_factor, offset=tags.offset)
         connector = Connector(
             connection,
             slots=slots,

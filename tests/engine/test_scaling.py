@@ -7,6 +7,7 @@ import math
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from engine.readings import Kind, RawBatch
 from engine.scaling import TagTable
@@ -24,6 +25,16 @@ def raw_of(slots: list[int], values: list[float]) -> RawBatch:
         value=np.array(values, np.float64),
         kind=np.full(len(slots), Kind.NUMBER, np.uint8),
         texts={0: "kept"} if slots else {},
+    )
+
+
+def slots_of(table: TagTable, mapped: list[tuple[int, float, float]]) -> NDArray[np.uint32]:
+    """Ask for the slots of several tags with their scaling at once."""
+    tag_id, factor, offset = zip(*mapped, strict=True) if mapped else ((), (), ())
+    return table.slots(
+        np.array(tag_id, np.int32),
+        scaling_factor=np.array(factor, np.float64),
+        offset=np.array(offset, np.float64),
     )
 
 
@@ -55,6 +66,33 @@ def test_a_tag_with_the_same_scaling_keeps_its_slot_and_slots_are_dense(
     again = [table.slot(tag_id, scaling_factor=factor, offset=offset) for tag_id, factor, offset in mapped]
     assert first == again
     assert sorted(set(first)) == list(range(len(table)))
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.integers(1, 20), *[st.sampled_from([-1.0, 0.5, 2.0])] * 2)), max_size=8)
+)
+def test_many_tags_at_once_get_the_slots_that_a_dictionary_would_give(
+    calls: list[list[tuple[int, float, float]]],
+) -> None:
+    table = TagTable()
+    oracle: dict[tuple[int, float, float], int] = {}
+    for mapped in calls:
+        slots = slots_of(table, mapped)
+        assert slots.dtype == np.uint32
+        for key, slot in zip(mapped, slots.tolist(), strict=True):
+            assert oracle.setdefault(key, slot) == slot
+        assert sorted(oracle.values()) == list(range(len(table)))
+    batch = table.scale(raw_of(list(oracle.values()), [10.0] * len(oracle)))
+    assert batch.tag_id.tolist() == [tag_id for tag_id, _, _ in oracle]
+    assert batch.value.tolist() == [10.0 * factor + offset for _, factor, offset in oracle]
+
+
+def test_a_tag_takes_less_than_thirty_bytes() -> None:
+    table = TagTable()
+    for first in range(0, 100_000, 10_000):
+        slots_of(table, [(tag_id, 0.1, 5.0) for tag_id in range(first, first + 10_000)])
+    assert len(table) == 100_000
+    assert table.nbytes / len(table) < 30
 
 
 def test_a_batch_from_before_a_change_of_scaling_is_scaled_as_it_was() -> None:
