@@ -34,6 +34,10 @@ cdef struct Draft:
     uint32_t slots_size
     const int32_t* elements    # by handle; NULL: none is picked
     uint32_t elements_size
+    uint32_t handle            # of the values of one node's history, and the window between whose ends they count
+    int64_t after_us
+    int64_t before_us
+    int64_t newest_us          # of those values, whether they count or not
     Later* later
     Py_ssize_t later_count
     Py_ssize_t later_room

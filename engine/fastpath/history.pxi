@@ -17,6 +17,8 @@ cdef enum:
     HISTORY_READ_RESPONSE = 667
     LEAST_HISTORY_RESULT_BYTES = 11
 
+cdef int64_t LEAST_INT64 = -0x7FFFFFFFFFFFFFFF - 1
+
 
 @cython.final
 cdef class HistoryResult:
@@ -88,9 +90,10 @@ def decode_history(
     try:
         take_results(&cursor, LEAST_HISTORY_RESULT_BYTES, nodes, "nodes")
         for place in range(nodes):
-            answer.results.append(
-                read_history_result(&cursor, &draft, ring, <uint32_t>place, after[place], before[place])
-            )
+            draft.handle = <uint32_t>place
+            draft.after_us = after[place]
+            draft.before_us = before[place]
+            answer.results.append(read_history_result(&cursor, &draft, ring))
         skip_diagnostic_infos(&cursor)
         check_end(&cursor, "the message")
         if commit_draft(&cursor, &draft, ring, text_of):
@@ -103,9 +106,7 @@ def decode_history(
     return answer
 
 
-cdef HistoryResult read_history_result(
-    Cursor* cursor, Draft* draft, Ring ring, uint32_t place, int64_t after_us, int64_t before_us
-):
+cdef HistoryResult read_history_result(Cursor* cursor, Draft* draft, Ring ring):
     cdef HistoryResult result = HistoryResult.__new__(HistoryResult)
     cdef Py_ssize_t size
     cdef const uint8_t* point
@@ -120,33 +121,16 @@ cdef HistoryResult read_history_result(
     encoding = take(cursor, 1)[0]
     take_body(cursor, encoding, &body)
     if type_id == HISTORY_DATA and encoding == 1:
-        read_history_values(&body, draft, ring, place, after_us, before_us, result)
-        check_end(&body, "HistoryData")
+        read_history_values(&body, draft, ring, result)
     return result
 
 
-cdef int read_history_values(
-    Cursor* cursor,
-    Draft* draft,
-    Ring ring,
-    uint32_t place,
-    int64_t after_us,
-    int64_t before_us,
-    HistoryResult result,
-) except -1:
-    cdef Py_ssize_t index, texts, count = take_count(cursor, 1)
-    cdef uint32_t slot = slot_of(draft, place)
-    cdef int32_t element = element_of(draft, place)
-    cdef Reading found
-    for index in range(count):
-        texts = draft.later_count
-        read_data_value(cursor, draft, element, &found)
-        if index == 0 or found.ts_us > result.newest_us:
-            result.newest_us = found.ts_us
-        if slot != NOT_OURS and after_us < found.ts_us < before_us:
-            put_row(draft, ring, slot, &found)
-            result.rows += 1
-        else:
-            draft.later_count = texts
-    result.seen = max(count, 0)
-    return 0
+cdef int read_history_values(Cursor* cursor, Draft* draft, Ring ring, HistoryResult result) except -1:
+    cdef Py_ssize_t count = take_count(cursor, 1), before = draft.rows
+    draft.newest_us = LEAST_INT64
+    read_readings(cursor, draft, ring, count, HANDLE_OF_ALL)
+    result.rows = draft.rows - before
+    if count > 0:
+        result.seen = count
+        result.newest_us = draft.newest_us
+    return check_end(cursor, "HistoryData")

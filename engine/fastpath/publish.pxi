@@ -191,9 +191,7 @@ cdef int keep_body(Publish publish, const Cursor* body) except -1:
 
 cdef int read_data_change(Cursor* cursor, Draft* draft, Ring ring) except -1:
     """Read a DataChangeNotification: MonitoredItemNotification[] {u32 ClientHandle, DataValue}, DiagnosticInfo[]."""
-    cdef Py_ssize_t _, count = take_count(cursor, 5)
-    for _ in range(count):
-        read_row(cursor, draft, ring, le32(take(cursor, 4)))
+    read_readings(cursor, draft, ring, take_count(cursor, 5), HANDLES_ON_WIRE)
     return skip_diagnostic_infos(cursor)
 
 

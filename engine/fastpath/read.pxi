@@ -58,7 +58,6 @@ def decode_read(
     cdef const uint32_t[::1] lookup = slots
     cdef const int32_t[::1] picked = elements
     cdef ReadAnswer answer = ReadAnswer.__new__(ReadAnswer)
-    cdef Py_ssize_t place
     cdef Draft draft
     cdef Cursor cursor
     begin_cursor(&cursor, data)
@@ -69,8 +68,7 @@ def decode_read(
     begin_draft(&draft, ring, lookup, picked, received_us)
     try:
         take_results(&cursor, 1, lookup.shape[0], "nodes")
-        for place in range(lookup.shape[0]):
-            read_row(&cursor, &draft, ring, <uint32_t>place)
+        read_readings(&cursor, &draft, ring, lookup.shape[0], HANDLE_BY_PLACE)
         skip_diagnostic_infos(&cursor)
         check_end(&cursor, "the message")
         if commit_draft(&cursor, &draft, ring, text_of):

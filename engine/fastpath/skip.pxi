@@ -6,9 +6,6 @@ from libc.stdint cimport int32_t, uint8_t, uint64_t
 cdef enum:
     # Part 6, 5.2.2.16 asks decoders for at least 100 levels; engine.variants recurses as deep in Python.
     MOST_LEVELS = 100
-    # A matrix needs at most two lists an element. An array with a million dimensions of 1 would fill any memory.
-    LISTS_PER_ELEMENT = 4
-    LISTS_AT_LEAST = 200
 
 cdef enum BuiltInType:  # numbers on the wire: Part 6, table 1
     NULL_TYPE = 0
@@ -154,6 +151,12 @@ cdef int skip_diagnostic_infos(Cursor* cursor) except -1:
     return 0
 
 
+cdef inline Py_ssize_t bytes_behind_value(int mask) noexcept:
+    """Return the bytes of a DataValue behind its Value: Status, source and server timestamp, their picoseconds."""
+    # Bits 1 and 2 are 4 and 8 bytes, bit 3 is 8, bits 4 and 5 are 2 each.
+    return ((mask & 0x06) << 1) + (mask & 0x08) + ((mask & 0x10) >> 3) + ((mask & 0x20) >> 4)
+
+
 cdef int skip_data_value(Cursor* cursor, int level) except -1:
     check_level(cursor, level)
     cdef int mask = take(cursor, 1)[0]
@@ -161,10 +164,7 @@ cdef int skip_data_value(Cursor* cursor, int level) except -1:
         malformed(cursor, f"DataValue mask {mask:#04x} has unknown bits")
     if mask & 0x01:
         skip_variant(cursor, level + 1)
-    if mask & 0x02:
-        take(cursor, 4)  # Status
-    take(cursor, 8 * ((mask >> 2 & 1) + (mask >> 3 & 1)))  # source and server timestamp
-    take(cursor, 2 * ((mask >> 4 & 1) + (mask >> 5 & 1)))  # their picoseconds
+    take(cursor, bytes_behind_value(mask))
     return 0
 
 
@@ -190,12 +190,9 @@ cdef int skip_element(Cursor* cursor, int built_in, int level) except -1:
 
 
 cdef int skip_dimensions(Cursor* cursor, Py_ssize_t length) except -1:
-    """Skip ArrayDimensions: each above 0, and their product the array's length.
-
-    As nested arrays, a dimension is as many lists as the product of those up to it; those of 1 make lists of nothing.
-    """
+    """Skip ArrayDimensions: each above 0, and their product the array's length."""
     cdef Py_ssize_t _, count = take_count(cursor, 4)
-    cdef uint64_t product = 1, lists = 0
+    cdef uint64_t product = 1
     cdef int32_t dimension
     if count <= 0:
         return 0
@@ -207,9 +204,6 @@ cdef int skip_dimensions(Cursor* cursor, Py_ssize_t length) except -1:
         product *= <uint64_t>dimension
         if product > <uint64_t>(length if length > 0 else 0):
             break
-        lists += product
-        if lists > <uint64_t>(LISTS_PER_ELEMENT * length + LISTS_AT_LEAST):
-            malformed(cursor, f"{count} array dimensions for {length} elements")
     if product != <uint64_t>length:
         malformed(cursor, f"array dimensions do not multiply to the array's length {length}")
     return 0

@@ -29,6 +29,12 @@ cdef int64_t UNIX_EPOCH_TICKS = 116444736000000000  # 100 ns from 1601-01-01 to 
 cdef uint64_t EXACT_INTEGERS = <uint64_t>1 << 53     # a double holds every integer up to here
 
 
+cdef enum Handles:  # whose a DataValue is
+    HANDLES_ON_WIRE  # each has its handle before it
+    HANDLE_BY_PLACE  # the first is of handle 0, the next of 1, ...
+    HANDLE_OF_ALL    # all are of draft.handle; and only those in the draft's window become rows
+
+
 cdef struct Reading:
     int64_t ts_us
     double value
@@ -56,21 +62,27 @@ cdef inline int number_of_bits(uint64_t bits, int built_in, double* value) noexc
     return KIND_NUMBER | KIND_TEXT
 
 
-cdef int read_other(Cursor* cursor, Draft* draft, double* value) except -1:
-    """Read a Variant that is not one plain number; return its KindBits. The cursor is before its encoding byte."""
+cdef int read_other(Cursor* cursor, int built_in, bint is_element, Draft* draft, double* value) except -1:
+    """Read one value that is not a plain number; return its KindBits."""
     cdef const uint8_t* start = cursor.at
-    cdef int kind, encoding = start[0]
-    if encoding == NULL_TYPE:
-        take(cursor, 1)
+    cdef Py_ssize_t size = fixed_size(built_in)
+    cdef int kind = KIND_TEXT
+    if built_in == NULL_TYPE:
         return KIND_NULL
-    if encoding == INT64 or encoding == UINT64:
-        kind = number_of_bits(le64(take(cursor, 9) + 1), encoding, value)
-        if kind & KIND_TEXT:
-            note_text(draft, start - cursor.start, 9, -1)
-        return kind
-    skip_variant(cursor, 1)
-    note_text(draft, start - cursor.start, cursor.at - start, -1)
-    return KIND_TEXT
+    if built_in == INT64 or built_in == UINT64:
+        kind = number_of_bits(le64(take(cursor, 8)), built_in, value)
+    elif not is_element:
+        cursor.at -= 1
+        skip_variant(cursor, 1)
+    elif size:
+        take(cursor, size)
+    else:
+        skip_element(cursor, built_in, 1)
+    if kind & KIND_TEXT and is_element:
+        note_text(draft, start - cursor.start, cursor.at - start, built_in)
+    elif kind & KIND_TEXT:
+        note_text(draft, start - 1 - cursor.start, cursor.at - start + 1, -1)
+    return kind
 
 
 cdef inline bint read_number(Cursor* cursor, int built_in, double* value) except -1:
@@ -100,19 +112,25 @@ cdef inline bint read_number(Cursor* cursor, int built_in, double* value) except
     return True
 
 
-cdef inline int read_value(Cursor* cursor, Draft* draft, double* value) except -1:
-    """Read a Variant; return its KindBits."""
-    if read_number(cursor, take(cursor, 1)[0], value):
+cdef inline int read_value(
+    Cursor* cursor, int built_in, bint is_element, Draft* draft, double* value
+) except -1:
+    """Read the Variant whose encoding byte is `built_in`, or an array's element of this type; return its KindBits."""
+    if read_number(cursor, built_in, value):
         return KIND_NUMBER
-    cursor.at -= 1
-    return read_other(cursor, draft, value)
+    return read_other(cursor, built_in, is_element, draft, value)
 
 
-cdef inline int read_data_value(Cursor* cursor, Draft* draft, int32_t element, Reading* found) except -1:
-    """Read a DataValue (Part 6, 5.2.2.17); `element` is a place in its array, WHOLE_VALUE for none."""
-    cdef int mask = take(cursor, 1)[0]
-    cdef bint is_missing = False
-    cdef int64_t ticks = 0, server_ticks
+cdef inline int read_data_value(
+    Cursor* cursor, Draft* draft, int mask, int32_t element, Reading* found
+) except -1:
+    """Read a DataValue behind its mask (Part 6, 5.2.2.17); `element` is a place in its array, or WHOLE_VALUE."""
+    cdef const uint8_t* at
+    cdef Cursor inner
+    cdef Cursor* value_at = cursor
+    cdef int built_in
+    cdef bint is_element = False, is_missing = False
+    cdef int64_t ticks = 0
     found.value = 0.0
     found.status = 0
     found.kind = KIND_NULL
@@ -121,35 +139,30 @@ cdef inline int read_data_value(Cursor* cursor, Draft* draft, int32_t element, R
         malformed(cursor, f"DataValue mask {mask:#04x} has unknown bits")
     if mask & MASK_VALUE:
         if element < 0:
-            found.kind = <uint8_t>read_value(cursor, draft, &found.value)
+            built_in = take(cursor, 1)[0]
         else:
-            found.kind = <uint8_t>read_element(cursor, draft, element, &found.value, &is_missing)
+            built_in = find_element(cursor, element, &inner, &is_element)
+            value_at = &inner
+        if built_in < 0:
+            is_missing = True
+        else:
+            found.kind = <uint8_t>read_value(value_at, built_in, is_element, draft, &found.value)
+    # What follows has a size that the mask tells: one check for all of it.
+    at = take(cursor, bytes_behind_value(mask))
     if mask & MASK_STATUS:
-        found.status = le32(take(cursor, 4))
+        found.status = le32(at)
+        at += 4
     if mask & MASK_SOURCE:
-        ticks = <int64_t>le64(take(cursor, 8))
+        ticks = <int64_t>le64(at)
+        at += 8
     if mask & MASK_SOURCE_PICOSECONDS:
-        take(cursor, 2)
-    if mask & MASK_SERVER:
-        server_ticks = <int64_t>le64(take(cursor, 8))
-        if ticks <= 0:
-            ticks = server_ticks
-    if mask & MASK_SERVER_PICOSECONDS:
-        take(cursor, 2)
+        at += 2
+    if mask & MASK_SERVER and ticks <= 0:
+        ticks = <int64_t>le64(at)
     if is_missing and not found.status & BAD:
         found.status = BAD_INDEX_RANGE_NO_DATA
     found.ts_us = us_of_ticks(ticks) if ticks > 0 else draft.received_us
     return 0
-
-
-cdef inline int32_t element_of(const Draft* draft, uint32_t handle) noexcept:
-    if draft.elements != NULL and handle < draft.elements_size:
-        return draft.elements[handle]
-    return WHOLE_VALUE
-
-
-cdef inline uint32_t slot_of(const Draft* draft, uint32_t handle) noexcept:
-    return draft.slots[handle] if handle < draft.slots_size else NOT_OURS
 
 
 cdef inline void put_row(Draft* draft, Ring ring, uint32_t slot, const Reading* found) noexcept:
@@ -167,15 +180,38 @@ cdef inline void put_row(Draft* draft, Ring ring, uint32_t slot, const Reading* 
         draft.overflows += 1
 
 
-cdef inline int read_row(Cursor* cursor, Draft* draft, Ring ring, uint32_t handle) except -1:
-    """Read the DataValue of a handle into the next row; one whose handle is not ours is read and dropped."""
+cdef int read_readings(Cursor* cursor, Draft* draft, Ring ring, Py_ssize_t count, Handles handles) except -1:
+    """Read `count` DataValues into the next rows; one that is not ours, or out of the window, is read and dropped."""
+    cdef const uint8_t* at
     cdef Reading found
-    cdef Py_ssize_t texts = draft.later_count
-    cdef uint32_t slot = slot_of(draft, handle)
-    read_data_value(cursor, draft, element_of(draft, handle), &found)
-    if slot == NOT_OURS:
-        draft.unknown_handles += 1
-        draft.later_count = texts
-    else:
-        put_row(draft, ring, slot, &found)
+    cdef Py_ssize_t index, texts
+    cdef uint32_t handle, slot
+    cdef int mask
+    cdef int32_t element = WHOLE_VALUE
+    for index in range(count):
+        if handles == HANDLES_ON_WIRE:
+            at = take(cursor, 5)
+            handle = le32(at)
+            mask = at[4]
+        else:
+            mask = take(cursor, 1)[0]
+            handle = draft.handle if handles == HANDLE_OF_ALL else <uint32_t>index
+        slot = draft.slots[handle] if handle < draft.slots_size else NOT_OURS
+        if draft.elements != NULL:
+            element = draft.elements[handle] if handle < draft.elements_size else WHOLE_VALUE
+        texts = draft.later_count
+        read_data_value(cursor, draft, mask, element, &found)
+        if handles == HANDLE_OF_ALL and not is_in_window(draft, found.ts_us):
+            draft.later_count = texts
+        elif slot == NOT_OURS:
+            draft.unknown_handles += 1
+            draft.later_count = texts
+        else:
+            put_row(draft, ring, slot, &found)
     return 0
+
+
+cdef bint is_in_window(Draft* draft, int64_t ts_us) noexcept:
+    if ts_us > draft.newest_us:
+        draft.newest_us = ts_us
+    return draft.after_us < ts_us < draft.before_us
