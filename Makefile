@@ -8,11 +8,11 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
 SOURCES := $(wildcard engine/*.pyx engine/*.pxd engine/fastpath/*)
 PROTOS  := $(wildcard protos/scada/v1/*.proto)
-CHECKED := engine workers bench tests setup.py
+CHECKED := engine workers bench fuzz tests setup.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test lint format build bench protos venv constraints clean
+.PHONY: help run test lint format build bench fuzz protos venv constraints clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,7 +26,7 @@ test: $(VENV)/.ready-dev $(VENV)/.built ## Set up what is missing, then run all 
 lint: $(VENV)/.ready-dev $(VENV)/.built ## Check style, types, Cython and that the generated gRPC code is current
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check . || { echo 'run `make format`' >&2; exit 1; }
-	@$(BIN)/mypy engine workers bench tests
+	@$(BIN)/mypy engine workers bench fuzz tests
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/cython-lint engine
 	@$(BIN)/python protos/generate.py --check
 
@@ -38,6 +38,10 @@ build: $(VENV)/.built ## Compile engine/_fastpath where it stands
 
 bench: $(VENV)/.ready-dev $(VENV)/.built ## Measure every claim; one only: make bench ARGS="decode --json"
 	@$(BIN)/python -m bench $(or $(ARGS),all)
+
+fuzz: $(VENV)/.ready-dev ## Fuzz each decoder for a minute under AddressSanitizer (needs clang); ARGS="publish --seconds 600"
+	@$(BIN)/python -c 'import atheris' 2> /dev/null || $(call install,--editable '.[fuzz]')
+	@$(BIN)/python -m fuzz $(or $(ARGS),all)
 
 protos: $(VENV)/.ready-dev ## Generate the gRPC code from protos/scada/v1/*.proto
 	@$(BIN)/python protos/generate.py

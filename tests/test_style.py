@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("engine", "workers", "migrations", "bench", "tests")
+ROOMS = ("engine", "workers", "migrations", "bench", "fuzz", "tests")
 MOST_LINES = 500
 VAGUE = {"utils", "util", "common", "helpers", "helper", "manager", "misc", "base"}
 
