@@ -21,7 +21,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     for_timescale = needs_debian_root() and not wanted.isdisjoint({"timescale_dsn", "any_server"})
     if session.config.option.collectonly or debian_root.is_made():
         return
-    if for_timescale or "open62541_server" in wanted:
+    if for_timescale or not wanted.isdisjoint({"open62541_server", "secured_server"}):
         terminal = session.config.pluginmanager.get_plugin("terminalreporter")
         if terminal is not None:
             terminal.write_line("making the root folder for the test servers, once: a minute or two")

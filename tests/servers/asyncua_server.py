@@ -49,4 +49,4 @@ def asyncua_server(
         # This server keeps no value beside a Bad status: status.Bad is there, and null.
         kept = (variable for variable in FIXED_VALUES if variable.status != BAD_SENSOR_FAILURE)
         served = (*counters(variables), *kept)
-        yield OpcuaServer(f"opc.tcp://127.0.0.1:{port}", served, process, options)
+        yield OpcuaServer(f"opc.tcp://127.0.0.1:{port}", served, process, "asyncua", options)

@@ -60,7 +60,7 @@ def node_opcua_server(
             "node-opcua server", command, deadline_s=_START_DEADLINE_S, environment=environment
         ) as process:
             served = (*counters(variables), *FIXED_VALUES)
-            yield OpcuaServer(f"opc.tcp://127.0.0.1:{port}", served, process, options)
+            yield OpcuaServer(f"opc.tcp://127.0.0.1:{port}", served, process, "node-opcua", options)
 
 
 @contextmanager

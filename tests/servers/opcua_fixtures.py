@@ -9,9 +9,12 @@ import pytest
 
 from tests.servers.asyncua_server import asyncua_server as run_asyncua
 from tests.servers.debian_root import ServerMissing
+from tests.servers.identities import Identity, make_identity
 from tests.servers.node_opcua import node_opcua_server as run_node_opcua
 from tests.servers.opcua_server import OpcuaServer
 from tests.servers.open62541 import open62541_server as run_open62541
+from tests.servers.running_server import MAKERS, running_server
+from tests.servers.server_options import Limits, ServerOptions
 from tests.servers.simulator import simulator as run_simulator
 
 
@@ -53,4 +56,36 @@ def node_opcua_server() -> Iterator[OpcuaServer]:
 def asyncua_server() -> Iterator[OpcuaServer]:
     """asyncua's server with ten counters at ten steps a second, and a fixed value of each type."""
     with run_asyncua() as server:
+        yield server
+
+
+USER, PASSWORD = "operator", "secret-42"
+
+
+@pytest.fixture(scope="session")
+def server_identity(tmp_path_factory: pytest.TempPathFactory) -> Identity:
+    """The certificate that the secured servers show."""
+    return make_identity(tmp_path_factory.mktemp("server-identity"), "server")
+
+
+@pytest.fixture(scope="session")
+def user_identity(tmp_path_factory: pytest.TempPathFactory) -> Identity:
+    """The only user certificate that the secured servers let in."""
+    return make_identity(tmp_path_factory.mktemp("user-identity"), "user")
+
+
+@pytest.fixture(scope="session", params=MAKERS)
+def secured_server(
+    request: pytest.FixtureRequest, server_identity: Identity, user_identity: Identity
+) -> Iterator[OpcuaServer]:
+    """Each maker's server in turn, with all it has: every policy, users, history, and small limits."""
+    options = ServerOptions(
+        identity=server_identity,
+        deprecated=True,
+        users=((USER, PASSWORD),),
+        user_certificate=user_identity,
+        limits=Limits(items_per_call=20, nodes_per_read=15, nodes_per_browse=10),
+        history_page=10,
+    )
+    with _or_fail(running_server(request.param, options)) as server:
         yield server

@@ -18,11 +18,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 from urllib.parse import urlsplit
 
 from tests.servers.server_options import ServerOptions
 
+Maker = Literal["simulator", "asyncua", "open62541", "node-opcua"]
 REPOSITORY = Path(__file__).parents[2]
 _READY = re.compile(rb"^READY ?(.*)\n", re.MULTILINE)
 _POLL_S = 0.01
@@ -128,6 +129,7 @@ class OpcuaServer:
     endpoint: str
     variables: tuple[ServedVariable, ...]
     process: ServerProcess
+    maker: Maker = "simulator"
     options: ServerOptions = field(default_factory=ServerOptions)
 
     @property
@@ -143,6 +145,14 @@ class OpcuaServer:
     def write(self, name: str, value: float) -> None:
         """Give a variable of folder Changing (`analog`, `plain`, `enum.State`) a value, soon."""
         self.process.tell(f"set {name} {value!r}")
+
+    def hold(self) -> None:
+        """Keep the counters where they are, soon, so that a test knows the last value."""
+        self.process.tell("hold")
+
+    def release(self) -> None:
+        """Let the counters go on, soon."""
+        self.process.tell("release")
 
     def set_service_level(self, level: int) -> None:
         """Change what the server says of its health, 0 to 255, soon."""

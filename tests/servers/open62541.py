@@ -62,7 +62,7 @@ def open62541_server(
     command += _arguments(options)
     with server_process("open62541 server", command, deadline_s=_START_DEADLINE_S) as process:
         served = (*counters(variables, data_type), *FIXED_VALUES, *_MORE_FIXED_VALUES)
-        yield OpcuaServer(f"opc.tcp://127.0.0.1:{port}", served, process, options)
+        yield OpcuaServer(f"opc.tcp://127.0.0.1:{port}", served, process, "open62541", options)
 
 
 def _arguments(options: ServerOptions) -> list[str]:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Literal
 
 from tests.servers.asyncua_server import asyncua_server
 from tests.servers.node_opcua import node_opcua_server
-from tests.servers.opcua_server import OpcuaServer
+from tests.servers.opcua_server import Maker, OpcuaServer
 from tests.servers.open62541 import open62541_server
 from tests.servers.server_options import ServerOptions
 
-Maker = Literal["asyncua", "open62541", "node-opcua"]
 MAKERS: tuple[Maker, ...] = ("asyncua", "open62541", "node-opcua")
-
-_STARTS = {"asyncua": asyncua_server, "open62541": open62541_server, "node-opcua": node_opcua_server}
 
 
 def running_server(
@@ -26,4 +22,5 @@ def running_server(
     interval_ms: float = 100.0,
 ) -> AbstractContextManager[OpcuaServer]:
     """Run a maker's server; give `port` to start it again where it was. Raises ServerMissing and ServerFailed."""
-    return _STARTS[maker](port=port, variables=variables, interval_ms=interval_ms, options=options)
+    starts = {"asyncua": asyncua_server, "open62541": open62541_server, "node-opcua": node_opcua_server}
+    return starts[maker](port=port, variables=variables, interval_ms=interval_ms, options=options)

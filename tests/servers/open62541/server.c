@@ -113,7 +113,12 @@ static void on_commands(UA_Server *server, void *data) {
     char *line = text, *end;
     while((end = strchr(line, '\n')) != NULL) {
         *end = '\0';
-        obey(server, line);
+        if(strcmp(line, "hold") == 0)
+            holding = 1;
+        else if(strcmp(line, "release") == 0)
+            holding = 0;
+        else
+            obey(server, line);
         line = end + 1;
     }
     held = strlen(line);

@@ -1,0 +1,88 @@
+"""The conformance matrix: what the engine makes of each maker's server, with and without security.
+
+A cell is one server in one mode; EXPECTED says where servers differ. How tests/README.md explains.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import pytest
+
+from engine.metrics import Counter
+from tests.servers.fixed_values import BAD_SENSOR_FAILURE, NULL_NODE
+from tests.servers.opcua_server import Maker, OpcuaServer, ServedVariable
+from tests.workers.opcua.cell import MODES, Cell, Row, expected, steps_are_whole
+from tests.workers.opcua.tenant import Tenant
+
+COUNTERS = ("ns=1;s=tag.0", "ns=1;s=tag.1", "ns=1;s=tag.9")
+MISSING = ("ns=1;s=no such node", "ns=7;s=no such namespace", "i=99999")
+ARRAY, MATRIX = "ns=1;s=array.counter", "ns=1;s=matrix.counter"
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What one maker's server does that others do not."""
+
+    keeps_value_beside_bad: bool
+    says_bad_node: str
+
+
+EXPECTED: dict[Maker, Expected] = {
+    "asyncua": Expected(keeps_value_beside_bad=False, says_bad_node="BadNodeIdUnknown"),
+    "open62541": Expected(keeps_value_beside_bad=True, says_bad_node="BadNodeIdUnknown"),
+    "node-opcua": Expected(keeps_value_beside_bad=True, says_bad_node="BadNodeIdUnknown"),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_every_type_arrives_and_bad_nodes_harm_no_other(
+    secured_server: OpcuaServer, tenant: Tenant, mode: str
+) -> None:
+    fixed = [variable.node_id for variable in secured_server.fixed]
+    wanted = (*COUNTERS, *fixed, NULL_NODE, "ns=1;s=status.Bad", ARRAY, MATRIX)
+    wanted = tuple(dict.fromkeys(wanted))
+    cell = Cell.connect(tenant, secured_server, *wanted, *MISSING, security_mode=mode)
+    await cell.until(lambda cell: cell.has(1, *wanted) and cell.has(10, *COUNTERS, ARRAY, MATRIX))
+    for variable in secured_server.fixed:
+        _check_fixed(variable, cell.rows[variable.node_id])
+    _check_null_and_bad(cell)
+    for node_id in COUNTERS:
+        assert steps_are_whole(cell.values(node_id)), (node_id, cell.values(node_id))
+    _check_timestamps(cell)
+    report = tenant.sink.reports[-1]
+    assert (report.connected, report.monitored, report.wanted) == (True, len(wanted), len(cell.node_ids))
+    assert report.error is not None
+    assert report.error.startswith(f"{len(MISSING)} of {len(cell.node_ids)} tags not monitored: ")
+    for node_id in MISSING:
+        assert f"{node_id}: {EXPECTED[secured_server.maker].says_bad_node}" in report.error
+    assert tenant.counted(Counter.MALFORMED_MESSAGES) == tenant.counted(Counter.MISSED_MESSAGES) == 0
+    assert tenant.counted(Counter.REFUSED_ACKS) == 0
+
+
+def _check_fixed(variable: ServedVariable, rows: list[Row]) -> None:
+    row = rows[0]
+    number, text = expected(variable)
+    assert row.status == variable.status, variable
+    if number is not None and math.isnan(number):
+        assert row.value is not None
+        assert math.isnan(row.value), variable
+    else:
+        assert row.value == number, variable
+    assert row.text == text, variable
+
+
+def _check_null_and_bad(cell: Cell) -> None:
+    null, bad = cell.rows[NULL_NODE][0], cell.rows["ns=1;s=status.Bad"][0]
+    assert (null.value, null.text, null.status) == (None, None, 0)
+    keeps = EXPECTED[cell.server.maker].keeps_value_beside_bad
+    assert (bad.value, bad.status) == (42.5 if keeps else None, BAD_SENSOR_FAILURE)
+
+
+def _check_timestamps(cell: Cell) -> None:
+    """Source times are recent, and those of a counter rise."""
+    times = [row.ts_us for row in cell.rows[COUNTERS[0]]]
+    assert times == sorted(set(times))
+    assert abs(time.time() * 1e6 - times[-1]) < 10e6
