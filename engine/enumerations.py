@@ -43,9 +43,11 @@ class Enumerations:
 
         What was known of these slots before is forgotten. Raises ValueError for a place or a slot out of range.
         """
-        for slot in slots.tolist():
-            if self._names.pop(slot, None) is not None:
-                self._is_named[slot] = False
+        known = slots[slots < len(self._is_named)]
+        known = known[self._is_named[known]]
+        for slot in known.tolist():
+            del self._names[slot]
+        self._is_named[known] = False
         named = {int(slots[place]): known for place, known in names.items() if known}
         if not named:
             return
