@@ -1,0 +1,208 @@
+"""What became of a connection's tags in one session: monitored, polled, or missing and why. Columns, no objects.
+
+Owns the state by place, its sums and its words. Owns no request: items.py and poll.py fill it in.
+
+By place, in columns of n: status uint32 (0: monitored or polled, else the server's or our StatusCode), reason uint8 (a
+MissingReason, 255: none), item_id uint32, sampling_ms float32 and queue_size uint32 as the server revised them,
+subscription uint16 (which of `subscriptions`, 65535: none). 19 bytes a tag.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from asyncua.ua.status_codes import StatusCodes
+
+from engine.errors import InvalidInput
+from engine.metrics.names import MissingReason
+from workers.opcua.seam import status_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from engine.catalog.tag_set import TagSet
+    from workers.opcua.nodes import Addresses, Places, Problem
+    from workers.opcua.subscribe import Subscription
+    from workers.opcua.ways import Way
+
+NOT_MISSING = 255
+NO_SUBSCRIPTION = 0xFFFF
+# What a caller of `note` may add; each is a sentence for last_error.
+_NOTES_MOST = 8
+
+_INDEX_RANGE = (
+    StatusCodes.BadIndexRangeInvalid,
+    StatusCodes.BadIndexRangeNoData,
+    StatusCodes.BadIndexRangeDataMismatch,
+)
+_REASONS: dict[int, MissingReason] = {
+    StatusCodes.BadNodeIdInvalid: MissingReason.INVALID_NODE_ID,
+    StatusCodes.BadNodeIdUnknown: MissingReason.UNKNOWN_NODE,
+    StatusCodes.BadNoMatch: MissingReason.UNKNOWN_NODE,
+    StatusCodes.BadNotReadable: MissingReason.NOT_READABLE,
+    StatusCodes.BadUserAccessDenied: MissingReason.NOT_READABLE,
+    StatusCodes.BadAttributeIdInvalid: MissingReason.NOT_READABLE,
+    StatusCodes.BadSecurityModeInsufficient: MissingReason.NOT_READABLE,
+    **dict.fromkeys(_INDEX_RANGE, MissingReason.INVALID_ELEMENT),
+    StatusCodes.BadMonitoredItemFilterInvalid: MissingReason.REFUSED_SETTINGS,
+    StatusCodes.BadMonitoredItemFilterUnsupported: MissingReason.REFUSED_SETTINGS,
+    StatusCodes.BadFilterNotAllowed: MissingReason.REFUSED_SETTINGS,
+    StatusCodes.BadDeadbandFilterInvalid: MissingReason.REFUSED_SETTINGS,
+    StatusCodes.BadTimestampsToReturnInvalid: MissingReason.REFUSED_SETTINGS,
+    StatusCodes.BadTooManyMonitoredItems: MissingReason.SERVER_LIMIT,
+    StatusCodes.BadTooManySubscriptions: MissingReason.SERVER_LIMIT,
+    StatusCodes.BadOutOfMemory: MissingReason.SERVER_LIMIT,
+}
+
+
+# With these a server says no to an index range, as old ones do to every range.
+RANGE_REFUSED = np.array(
+    [*_INDEX_RANGE, StatusCodes.BadNotSupported, StatusCodes.BadNotImplemented], np.uint32
+)
+# A read that ends so says nothing of a value: the tag is missing.
+UNREADABLE = np.array(
+    [
+        *_INDEX_RANGE,
+        StatusCodes.BadNodeIdInvalid,
+        StatusCodes.BadNodeIdUnknown,
+        StatusCodes.BadNotReadable,
+        StatusCodes.BadUserAccessDenied,
+        StatusCodes.BadAttributeIdInvalid,
+        StatusCodes.BadSecurityModeInsufficient,
+        StatusCodes.BadNotSupported,
+        StatusCodes.BadNotImplemented,
+    ],
+    np.uint32,
+)
+
+
+def reason_of(status: int) -> MissingReason:
+    """Return why a tag is missing whose item or read ended with this Bad StatusCode."""
+    return _REASONS.get(status, MissingReason.OTHER)
+
+
+class Monitoring:
+    """The tags of one connection in one session; see the module's docstring for the columns."""
+
+    def __init__(self, tags: TagSet, addresses: Addresses) -> None:
+        count = len(tags)
+        self.tags = tags
+        self.addresses = addresses
+        self.ways: tuple[Way, ...] = ()
+        self.subscriptions: tuple[Subscription, ...] = ()
+        self.polled: Places = np.empty(0, np.int32)
+        self.revision = 0
+        """Counts up when other tags are polled, or have other NodeIds."""
+        self.nodes_per_read = 1
+        self.status = np.zeros(count, np.uint32)
+        self.reason = np.full(count, NOT_MISSING, np.uint8)
+        self.item_id = np.zeros(count, np.uint32)
+        self.sampling_ms = np.zeros(count, np.float32)
+        self.queue_size = np.zeros(count, np.uint32)
+        self.subscription = np.full(count, NO_SUBSCRIPTION, np.uint16)
+        self.unfiltered = 0
+        """Tags that are monitored without the filter that they ask for."""
+        self._notes: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self.status)
+
+    @property
+    def elements(self) -> NDArray[np.int32] | None:
+        """For decode_publish: which element of an array is the reading, by handle; None where no tag is one."""
+        return self.addresses.elements
+
+    @property
+    def monitored(self) -> int:
+        """Tags that are monitored or polled."""
+        return int(np.count_nonzero(self.reason == NOT_MISSING))
+
+    def missing(self) -> dict[MissingReason, int]:
+        """Return how many tags are missing for each reason that there is."""
+        counts = np.bincount(self.reason, minlength=NOT_MISSING + 1)
+        return {reason: int(counts[reason]) for reason in MissingReason if counts[reason]}
+
+    def missing_places(self) -> Places:
+        """Return the places of the tags that are missing."""
+        return np.flatnonzero(self.reason != NOT_MISSING).astype(np.int32)
+
+    def refusals(self, most: int) -> list[str]:
+        """Return at most so many sentences: a missing tag's node id, and why it is missing."""
+        return [
+            f"{self.tags.node_id(place)}: {self._words(place)}"
+            for place in self.missing_places()[:most].tolist()
+        ]
+
+    def remove(self, subscription_id: int) -> Places:
+        """Take out a subscription that the server has ended; return its tags, for `Items.create` to make them again."""
+        at = [subscription.subscription_id for subscription in self.subscriptions].index(subscription_id)
+        self.subscriptions = self.subscriptions[:at] + self.subscriptions[at + 1 :]
+        places = np.flatnonzero(self.subscription == at).astype(np.int32)
+        self.refuse(places, StatusCodes.BadSubscriptionIdInvalid)
+        self.subscription[places] = NO_SUBSCRIPTION
+        behind = (self.subscription > at) & (self.subscription != NO_SUBSCRIPTION)
+        self.subscription[behind] -= 1
+        return places
+
+    def poll(self, places: Places) -> None:
+        """Count these among the polled ones, once."""
+        self.polled = np.union1d(self.polled, places).astype(np.int32)
+        self.revision += 1
+
+    def polled_by_timestamps(self) -> list[tuple[int, Places]]:
+        """Return the polled places by the TimestampsToReturn that they ask for."""
+        wanted = np.array([way.timestamps for way in self.ways], np.uint8)[self.tags.profile[self.polled]]
+        return [(code, self.polled[wanted == code]) for code in np.unique(wanted).tolist()]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What an operator has to know although every tag may be there."""
+        noted = list(self._notes)
+        if self.unfiltered:
+            noted.append(
+                f"the server refuses the deadband or trigger of {self.unfiltered} tags: monitored without it"
+            )
+        return tuple(noted)
+
+    def note(self, sentence: str) -> None:
+        """Keep a sentence for `notes`."""
+        if sentence and sentence not in self._notes and len(self._notes) < _NOTES_MOST:
+            self._notes.append(sentence)
+
+    def settle(self, places: Places, status: NDArray[np.uint32]) -> None:
+        """Take over the status of each of these places; only a Bad one makes a tag missing."""
+        bad = status >= StatusCodes.Bad
+        self.status[places] = np.where(bad, status, 0)
+        reasons = np.full(len(places), NOT_MISSING, np.uint8)
+        for code in np.unique(status[bad]).tolist():
+            reasons[status == code] = reason_of(code)
+        self.reason[places] = reasons
+
+    def refuse(self, places: Places | Iterable[int], status: int) -> None:
+        """Mark all of these places as missing."""
+        chosen = np.fromiter(places, np.int32) if not isinstance(places, np.ndarray) else places
+        self.settle(chosen, np.full(len(chosen), status, np.uint32))
+
+    def has_problem(self, place: int, problem: Problem) -> None:
+        """Mark a place as missing that has no NodeId in this session."""
+        if isinstance(problem, int):
+            self.status[place], self.reason[place] = problem, reason_of(problem)
+        elif isinstance(problem, InvalidInput):
+            self.status[place] = StatusCodes.BadNodeIdInvalid
+            self.reason[place] = MissingReason.INVALID_NODE_ID
+        else:
+            self.status[place] = StatusCodes.BadNodeIdUnknown
+            self.reason[place] = MissingReason.UNKNOWN_NAMESPACE
+
+    def _words(self, place: int) -> str:
+        reason = int(self.reason[place])
+        if reason in {MissingReason.INVALID_NODE_ID, MissingReason.UNKNOWN_NAMESPACE}:
+            problem = self.addresses.problem(place)
+            if isinstance(problem, InvalidInput):
+                return str(problem)
+            if isinstance(problem, KeyError):
+                return f"the server has no namespace {problem.args[0]}"
+        return status_name(int(self.status[place]))
