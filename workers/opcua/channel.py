@@ -286,6 +286,7 @@ class Channel:
                 server_certificate=leaf_of(ticket.endpoint.certificate),
                 server_nonce=ticket.server_nonce,
             )
+        self._client.session_is_active()
         self._client.session_timeout = int(ticket.timeout_ms)
         self._ticket = replace(ticket, server_nonce=nonce)
 

@@ -1,7 +1,8 @@
 """What we take from asyncua's inside; nothing else in this package may touch it. Pinned to asyncua 2.1.0.
 
-Owns the byte stream of one connection: cutting it into chunks, the limits on what a server may send, and publish
-requests whose answers stay bytes. Owns no policy: when to connect, publish or give up is decided in session and pump.
+Owns the byte stream of one connection: cutting it into chunks, and requests whose answers stay bytes; bounds.py has
+the limits on what a server may send. Owns no policy: when to connect, publish or give up is decided in session and
+pump.
 
 The seams, each held by a test in tests/workers/opcua/test_seam.py that fails when an update moves it:
 
@@ -19,6 +20,8 @@ The seams, each held by a test in tests/workers/opcua/test_seam.py that fails wh
     state of a channel without security. A publish request, and an answer to one that is a single chunk with the
     numbers that are due, are framed here; whatever else comes is asyncua's to judge. Seams 5 and 6 together make a
     message cost a third of what `send_request()` costs.
+ 7. `SecureConnection._receive()` returns a `ua.Message` of its chunks, whose body() is what asyncua decodes: ours is a
+    `Buffer` that keeps the bounds. `UASocketProtocol._call_callback()` hands an answer to the request that waits.
 
 A fresh client per connection: nothing of asyncua is used again after a failure, its reconnect and its watchdog never
 start. Its create_session() and activate_session() are not used either (see handshake.py), so its
@@ -37,15 +40,25 @@ from asyncua import ua
 from asyncua.client.client import Client
 from asyncua.client.ua_client import UaClient, UASocketProtocol
 from asyncua.client.ua_session import UaSession
-from asyncua.common.connection import TransportLimits
 from asyncua.common.utils import Buffer
 from asyncua.crypto.security_policies import SecurityPolicyNone
 from asyncua.ua.ua_binary import nodeid_to_binary, uatcp_to_binary
+from asyncua.ua.uaerrors import UaError
 
 from engine.errors import ConnectionRefused, MalformedMessage, ScadaError
+from workers.opcua.bounds import (
+    CHUNK_MOST_BYTES,
+    DECODED_MOST_BYTES,
+    SENT_LEAST_BYTES,
+    UNKNOWN_MOST_BYTES,
+    BoundedConnection,
+    limits,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from asyncua.common.connection import TransportLimits
 
     from engine.settings import OpcuaSettings
 
@@ -57,12 +70,6 @@ logging.getLogger("asyncua").setLevel(logging.WARNING)
 # Its client warns at each connect of a revised session timeout, and of each ServiceFault, which the caller reports.
 logging.getLogger("asyncua.client").setLevel(logging.ERROR)
 
-# What our Hello says we can receive: asyncua's default, and what a server may fill a chunk up to (Part 6, 7.1.2.3).
-CHUNK_MOST_BYTES = 65_536
-# No peer may ask for smaller chunks than this (Part 6, 7.1.2.3). A small device that does gets what it asks for, down
-# to the second.
-CHUNK_LEAST_BYTES = 8_192
-_SENT_LEAST_BYTES = 1_024
 _HEADER = struct.Struct("<4sI")
 # Type and chunk flag -> the fewest bytes such a chunk can have, its header included (Part 6, 6.7.2 and 7.1.2).
 _CHUNK_KINDS = {b"MSGF": 24, b"MSGC": 24, b"MSGA": 24, b"OPNF": 32, b"ACKF": 28, b"ERRF": 16}
@@ -90,24 +97,6 @@ def status_name(code: int) -> str:
     return name if code == 0 or name not in {"Good", "Uncertain", "Bad"} else f"StatusCode 0x{code:08X}"
 
 
-class ClampedLimits(TransportLimits):
-    """The limits of what we receive: ours, whatever the server's Acknowledge says."""
-
-    def update_client_limits(self, msg: ua.Acknowledge) -> None:
-        """Take over only how large our own chunks may be."""
-        self.max_send_buffer = min(max(int(msg.ReceiveBufferSize), _SENT_LEAST_BYTES), CHUNK_MOST_BYTES)
-
-
-def limits(max_message_bytes: int) -> ClampedLimits:
-    """Return limits for messages of this size: the chunk count leaves room for chunks that are half empty."""
-    return ClampedLimits(
-        max_recv_buffer=CHUNK_MOST_BYTES,
-        max_send_buffer=CHUNK_LEAST_BYTES,
-        max_chunk_count=max(16, 2 * max_message_bytes // CHUNK_LEAST_BYTES),
-        max_message_size=max_message_bytes,
-    )
-
-
 class RawProtocol(UASocketProtocol):
     """The byte stream of one connection. `failure` says why it ended, once it did for a reason we know."""
 
@@ -115,6 +104,7 @@ class RawProtocol(UASocketProtocol):
 
     def __init__(self, timeout_s: float, policy: Any, own_limits: TransportLimits) -> None:
         super().__init__(timeout_s, security_policy=policy, limits=own_limits)
+        self._connection = BoundedConnection(policy, self._connection._limits)
         self.closed = asyncio.Event()
         self._parts: list[bytes] = []
         self._have_bytes = 0
@@ -213,6 +203,27 @@ class RawProtocol(UASocketProtocol):
             future.set_result(memoryview(chunk)[_PLAIN_CHUNK.size :])
         return True
 
+    def _call_callback(self, request_id: int, body: Any) -> None:
+        """Hand an answer to the request that waits for it. Raises UaError when none does."""
+        future = self._callbackmap.pop(request_id, None)
+        if future is None:
+            raise UaError(f"an answer to request {request_id}, which was never sent")
+        raw = request_id in self._raw
+        self._raw.discard(request_id)
+        if future.done():
+            return  # nobody waits any more
+        if not raw and isinstance(body, Buffer) and len(body) > DECODED_MOST_BYTES:
+            future.set_exception(
+                ConnectionRefused(f"an answer of {len(body)} bytes; at most {DECODED_MOST_BYTES} are read")
+            )
+        else:
+            future.set_result(body)
+
+    def expect_messages_of(self, own_limits: TransportLimits) -> None:
+        """Let the messages be larger from now on."""
+        kept = self._connection._limits
+        kept.max_message_size, kept.max_chunk_count = own_limits.max_message_size, own_limits.max_chunk_count
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell everyone who waits for an answer why none will come."""
         if self.failure is None:
@@ -259,13 +270,12 @@ class RawProtocol(UASocketProtocol):
 
     def _framed(self, body: bytes, request_id: int) -> bytes:
         connection = self._connection
-        if self._plain:
-            if len(self._raw) > _RAW_MOST:
-                # Answers of several chunks went past us.
-                self._raw.intersection_update(self._callbackmap)
-            self._raw.add(request_id)
+        if len(self._raw) > _RAW_MOST:
+            # Requests that nobody waited for any more.
+            self._raw.intersection_update(self._callbackmap)
+        self._raw.add(request_id)
         size = _PLAIN_CHUNK.size + len(body)
-        if not self._plain or size > _SENT_LEAST_BYTES:
+        if not self._plain or size > SENT_LEAST_BYTES:
             return connection.message_to_binary(body, request_id=request_id)
         connection._sequence_number = connection._sequence_number % _REQUEST_IDS + 1
         token = connection.security_token
@@ -324,9 +334,12 @@ class RawClient(Client):
 
     def __init__(self, url: str, settings: OpcuaSettings) -> None:
         super().__init__(url, timeout=settings.request_timeout_s, auto_reconnect=False)
-        self.uaclient = _Transport(settings.request_timeout_s, limits(settings.max_message_bytes))
+        self.uaclient = _Transport(
+            settings.request_timeout_s, limits(min(UNKNOWN_MOST_BYTES, settings.max_message_bytes))
+        )
         self.max_messagesize = settings.max_message_bytes
-        self.max_chunkcount = self.uaclient._own_limits.max_chunk_count
+        self._active_limits = limits(settings.max_message_bytes)
+        self.max_chunkcount = self._active_limits.max_chunk_count
         self.session_timeout = int(settings.session_timeout_s * 1_000)
 
     @property
@@ -334,6 +347,11 @@ class RawClient(Client):
         """The byte stream, once connect_socket() was called."""
         protocol = self.uaclient.protocol
         return protocol if isinstance(protocol, RawProtocol) else None
+
+    def session_is_active(self) -> None:
+        """Take messages as large as the settings say: the server has let us in, and we it."""
+        if self.protocol is not None:
+            self.protocol.expect_messages_of(self._active_limits)
 
     def use_ciphers(self, policy: Any) -> None:
         """Open the channel with this policy object; call it before connect_socket()."""

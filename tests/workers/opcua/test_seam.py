@@ -19,8 +19,9 @@ from asyncua.ua.ua_binary import nodeid_from_binary, struct_from_binary, struct_
 from engine.errors import ConnectionRefused, MalformedMessage
 from tests.workers.opcua.plant import Plant
 from tests.workers.opcua.tenant import FAST
+from workers.opcua.bounds import ClampedLimits, limits
 from workers.opcua.channel import Channel
-from workers.opcua.seam import ClampedLimits, RawProtocol, body_of, limits
+from workers.opcua.seam import RawProtocol, body_of
 
 CHANNEL, TOKEN = 5, 13
 NO_SECURITY: Any = cast(Any, SecurityPolicyNone)()
