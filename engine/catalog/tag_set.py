@@ -129,6 +129,12 @@ class TagSet:
         """Return the data type of a tag: one of catalog.DATA_TYPES."""
         return self._data_types[int(self._data_type[place])]
 
+    def places_typed(self, data_type: str) -> NDArray[np.int32]:
+        """Return the places of the tags of one data type."""
+        if data_type not in self._data_types:
+            return np.empty(0, np.int32)
+        return np.flatnonzero(self._data_type == self._data_types.index(data_type)).astype(np.int32)
+
     def settings(self, place: int) -> ItemSettings:
         """Return what is particular about how a tag is read."""
         return self.profiles[int(self.profile[place])]
