@@ -106,13 +106,16 @@ class Addresses:
         Those get a null NodeId, which every server refuses. They are named by where they are in `places`, with a
         Problem. Raises nothing.
         """
+        texts = self._tags.encoded_node_ids(places)
+        forms = self.form[places].tolist()
+        if (alike := self._alike(texts, forms)) is not None:
+            return alike, None, {}
         node_ids: list[bytes] = []
         ranges: list[str] | None = None
         missing: dict[int, Problem] = {}
         heads = self._heads
         pack = _LENGTH.pack
-        forms = self.form[places].tolist()
-        for at, whole_text in enumerate(self._tags.encoded_node_ids(places)):
+        for at, whole_text in enumerate(texts):
             text = whole_text
             if forms[at] >= Form.RANGE:
                 # The form was chosen because the text ends in an index.
@@ -141,6 +144,20 @@ class Addresses:
                 node_ids.append(NULL_NODE_ID)
                 missing[at] = self.status.get(int(places[at]), exc)
         return node_ids, ranges, missing
+
+    def _alike(self, texts: list[bytes], forms: list[int]) -> list[bytes] | None:
+        """Return the NodeIds of texts that are all strings of one namespace, as most batches are, at half the cost."""
+        if not texts or max(forms) > Form.LITERAL:
+            return None
+        start = texts[0][: texts[0].find(b";") + 3]
+        head = self._heads.get(start) or self._learn(start)
+        if not isinstance(head, tuple) or not head[0]:
+            return None
+        prefix, cut, pack = head[1], len(start), _LENGTH.pack
+        rests = [text[cut:] for text in texts if text.startswith(start)]
+        if len(rests) < len(texts) or not all(rests) or max(map(len, rests)) > MOST_CHARACTERS - cut:
+            return None
+        return [prefix + pack(len(rest)) + rest for rest in rests]
 
     def wire_of(self, place: int) -> bytes | None:
         """Return the NodeId of one place, None where it has none in this session."""
