@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from uuid import UUID
+
+    from engine.metrics.names import MissingReason
+    from workers.opcua.channel import ChosenEndpoint
+    from workers.opcua.monitoring import Monitoring
+    from workers.opcua.subscribe import Subscription
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionReport:
     """What is true of a connection now.
 
-    `error` says why it is not connected; when it is, which tags are not monitored, or None.
+    `error` says why it is not connected; when it is, which tags are not monitored and what else an operator has to
+    know, or None.
     """
 
     connection_id: UUID
     connected: bool
     error: str | None
     monitored: int
+    """Tags that are monitored or polled."""
     wanted: int
+    missing: Mapping[MissingReason, int] = field(default_factory=dict)
+    active: ChosenEndpoint | None = None
+    """The endpoint in use, with its security."""
+    revised: tuple[Subscription, ...] = ()
+    """The subscriptions as the server made them."""
+    monitoring: Monitoring | None = field(default=None, repr=False, compare=False)
+    """What became of each tag; a live object, of the moment in which it is read."""
 
 
 class Sink(Protocol):
