@@ -23,7 +23,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.utils import floatToGoString
 
-from engine.metrics import Counter, DropReason, Gauge, ProcessState, names
+from engine.metrics import Counter, DropReason, Gauge, MissingReason, ProcessState, names
 from engine.version import VERSION
 
 if TYPE_CHECKING:
@@ -113,6 +113,14 @@ TENANT_FAMILIES = (
         second_values=tuple(reason.label for reason in DropReason),
     ),
     *map(_gauge, Gauge),
+    _TenantFamily(
+        names.UNMONITORED,
+        GaugeMetricFamily,
+        lambda tenants, _, reason: [tenant.missing[reason] for tenant in tenants],
+        second_label="reason",
+        second_values=tuple(reason.label for reason in MissingReason),
+        active_only=True,
+    ),
     _TenantFamily(
         names.ACCOUNTING_DIFFERENCE,
         GaugeMetricFamily,

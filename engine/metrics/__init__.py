@@ -7,7 +7,7 @@ slots       the writing side: one writer a block
 samples     the reading side
 """
 
-from engine.metrics.names import Counter, DropReason, Gauge, ProcessKind, ProcessState
+from engine.metrics.names import Counter, DropReason, Gauge, MissingReason, ProcessKind, ProcessState
 from engine.metrics.page import MetricsPage
 from engine.metrics.samples import HistogramSample, PageSample, ProcessSample, TenantSample
 from engine.metrics.slots import ProcessSlots, ShardSlots, TenantSlots
@@ -18,6 +18,7 @@ __all__ = [
     "Gauge",
     "HistogramSample",
     "MetricsPage",
+    "MissingReason",
     "PageSample",
     "ProcessKind",
     "ProcessSample",

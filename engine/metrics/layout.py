@@ -9,7 +9,8 @@ In 8-byte words of the machine's byte order:
       process   word 0 state, 1 pid, 2 heartbeat in us of CLOCK_MONOTONIC, 3 start in us since 1970, 4 tenants in use
       tenants   from byte 4096 of the block, 1024 bytes each: word 0 sequence, 1 active, 2 bytes of the slug,
                 3-10 slug (UTF-8), 16-47 counters, 48-55 drops by reason, 56-71 gauges (float64),
-                72-87 batches by rows, 88 sum of rows (float64), 89-104 writes by seconds, 105 sum of seconds (float64)
+                72-87 batches by rows, 88 sum of rows (float64), 89-104 writes by seconds, 105 sum of seconds (float64),
+                106-121 missing tags by reason
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from enum import IntEnum
 
 BYTE_ORDER = sys.byteorder
 MAGIC = int.from_bytes(b"SCADAMET", BYTE_ORDER)
-VERSION = 1
+VERSION = 2
 WORD = 8
 PAGE_WORDS = 4096 // WORD
 # Slots for all tenants that a shard has had since the supervisor started; the aim is some hundreds in all.
@@ -73,6 +74,7 @@ class TenantWord(IntEnum):
     BATCH_ROWS_SUM = 88
     WRITE_SECONDS = 89
     WRITE_SECONDS_SUM = 105
+    MISSING = 106
 
 
 def supervisor_word(place: int) -> int:

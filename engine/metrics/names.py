@@ -182,7 +182,7 @@ GAUGES = {
         "scada_wanted_connections", "Connections that are enabled for this tenant."
     ),
     Gauge.MONITORED_ITEMS: Described(
-        "scada_monitored_items", "Tags that OPC UA servers have agreed to report."
+        "scada_monitored_items", "Tags that OPC UA servers have agreed to report, or that are polled."
     ),
     Gauge.WANTED_ITEMS: Described(
         "scada_wanted_items", "Tags that are mapped on this tenant's enabled connections."
@@ -194,6 +194,11 @@ GAUGES = {
         "scada_database_up", "1 if the tenant's database answered the last time it was used, 0 if it did not."
     ),
 }
+UNMONITORED = Described(
+    "scada_unmonitored_items",
+    "Tags that are wanted but neither monitored nor polled; with scada_monitored_items they make scada_wanted_items."
+    " Which tags, and the server's words, are in the connection's last_error.",
+)
 ACCOUNTING_DIFFERENCE = Described(
     "scada_accounting_difference",
     "received - ingested - dropped - in flight. Anything but 0 means that readings were lost or counted twice.",

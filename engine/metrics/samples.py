@@ -15,6 +15,7 @@ from engine.metrics.names import (
     Counter,
     DropReason,
     Gauge,
+    MissingReason,
     ProcessKind,
     ProcessState,
 )
@@ -39,6 +40,7 @@ def _tenant_struct() -> Struct:
         (TenantWord.BATCH_ROWS_SUM, "d", 1),
         (TenantWord.WRITE_SECONDS, f"{len(WRITE_SECONDS_BOUNDS) + 1}Q", len(WRITE_SECONDS_BOUNDS) + 1),
         (TenantWord.WRITE_SECONDS_SUM, "d", 1),
+        (TenantWord.MISSING, f"{len(MissingReason)}Q", len(MissingReason)),
     )
     text, at = "@", 0
     for first, form, words in parts:
@@ -54,6 +56,7 @@ _DROPPED = slice(_COUNTERS.stop, _COUNTERS.stop + len(DropReason))
 _GAUGES = slice(_DROPPED.stop, _DROPPED.stop + len(Gauge))
 _BATCH_ROWS = slice(_GAUGES.stop, _GAUGES.stop + len(BATCH_ROWS_BOUNDS) + 1)
 _WRITE_SECONDS = slice(_BATCH_ROWS.stop + 1, _BATCH_ROWS.stop + 1 + len(WRITE_SECONDS_BOUNDS) + 1)
+_MISSING = slice(_WRITE_SECONDS.stop + 1, _WRITE_SECONDS.stop + 1 + len(MissingReason))
 _OF_A_LIVING_WORKER = frozenset({Gauge.ACTIVE_CONNECTIONS, Gauge.MONITORED_ITEMS})
 
 
@@ -71,7 +74,7 @@ class HistogramSample:
 
 @dataclass(frozen=True, slots=True)
 class TenantSample:
-    """One tenant's numbers at one moment. Tuples are indexed by Counter, DropReason and Gauge.
+    """One tenant's numbers at one moment. Tuples are indexed by Counter, DropReason, Gauge and MissingReason.
 
     `active` is False for a tenant that no worker works for: disabled, or its worker is just starting.
     """
@@ -81,6 +84,7 @@ class TenantSample:
     counters: tuple[int, ...]
     dropped: tuple[int, ...]
     gauges: tuple[float, ...]
+    missing: tuple[int, ...]
     batch_rows: HistogramSample
     write_seconds: HistogramSample
 
@@ -147,8 +151,10 @@ def read_tenant(u64: memoryview, base: int, *, exited: bool) -> TenantSample:
             break
         time.sleep(_READ_PAUSE_S)
     _, active, slug_bytes, slug = words[:4]
-    gauges = words[_GAUGES]
+    gauges, missing = words[_GAUGES], words[_MISSING]
     if exited:
+        # Every tag that was wanted: for each of them there is a reason, so that the sums stay whole.
+        missing = (int(gauges[Gauge.WANTED_ITEMS]), *[0] * (len(MissingReason) - 1))
         gauges = tuple(0.0 if gauge in _OF_A_LIVING_WORKER else value for gauge, value in enumerate(gauges))
     return TenantSample(
         slug=slug[:slug_bytes].decode(),
@@ -156,6 +162,7 @@ def read_tenant(u64: memoryview, base: int, *, exited: bool) -> TenantSample:
         counters=words[_COUNTERS],
         dropped=words[_DROPPED],
         gauges=gauges,
+        missing=missing,
         batch_rows=HistogramSample(words[_BATCH_ROWS], words[_BATCH_ROWS.stop]),
         write_seconds=HistogramSample(words[_WRITE_SECONDS], words[_WRITE_SECONDS.stop]),
     )
@@ -180,6 +187,7 @@ def _sum(one: TenantSample, other: TenantSample) -> TenantSample:
         counters=tuple(map(add, one.counters, other.counters)),
         dropped=tuple(map(add, one.dropped, other.dropped)),
         gauges=tuple(gauges),
+        missing=tuple(map(add, one.missing, other.missing)),
         batch_rows=one.batch_rows + other.batch_rows,
         write_seconds=one.write_seconds + other.write_seconds,
     )

@@ -26,6 +26,7 @@ from engine.metrics.names import (
     Counter,
     DropReason,
     Gauge,
+    MissingReason,
     ProcessState,
 )
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 # Plain integers: these are used for every message, and looking up a member costs more than the store.
 _COUNTERS, _DROPPED, _GAUGES = int(TenantWord.COUNTERS), int(TenantWord.DROPPED), int(TenantWord.GAUGES)
 _BATCH_ROWS, _BATCH_ROWS_SUM = int(TenantWord.BATCH_ROWS), int(TenantWord.BATCH_ROWS_SUM)
+_MISSING = int(TenantWord.MISSING)
 _WRITE_SECONDS, _WRITE_SECONDS_SUM = int(TenantWord.WRITE_SECONDS), int(TenantWord.WRITE_SECONDS_SUM)
 
 
@@ -140,6 +142,10 @@ class TenantSlots:
         """Set a gauge."""
         self._f64[self._base + _GAUGES + gauge] = value
 
+    def set_missing(self, reason: MissingReason, tags: int) -> None:
+        """Set how many tags are neither monitored nor polled, and for which reason."""
+        self._u64[self._base + _MISSING + reason] = tags
+
     def observe_write(self, rows: int, seconds: float) -> None:
         """Put a committed batch into the histograms; Counter.COMMITTED counts its rows."""
         u64, f64, base = self._u64, self._f64, self._base
@@ -174,6 +180,8 @@ class TenantSlots:
             if not active:
                 for gauge in Gauge:
                     self.set(gauge, 0.0)
+                for reason in MissingReason:
+                    self.set_missing(reason, 0)
 
     def account_for_killed(self) -> int:
         """Count what a dead predecessor held as dropped, WORKER_KILLED; return how many readings that were."""

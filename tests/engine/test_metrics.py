@@ -19,6 +19,7 @@ from engine.metrics import (
     DropReason,
     Gauge,
     MetricsPage,
+    MissingReason,
     ProcessKind,
     ProcessSample,
     ProcessState,
@@ -89,12 +90,13 @@ def test_the_bytes_are_where_the_layout_says(page: MetricsPage) -> None:
     slots.drop(DropReason.STOPPED, 1)
     slots.set(Gauge.DATABASE_UP, 1)
     slots.observe_write(50, 0.3)
+    slots.set_missing(MissingReason.UNKNOWN_NODE, 12)
     page.shard(0).set_state(ProcessState.READY)
     page.process_died(ProcessKind.INGEST, 0, -9)
 
     words = words_of(page)
     assert struct.pack("@Q", words[0]) in (b"SCADAMET", b"SCADAMET"[::-1])
-    assert words[1:6] == [1, 2, 1, 1024, os.fstat(page.fd).st_size]
+    assert words[1:6] == [2, 2, 1, 1024, os.fstat(page.fd).st_size]
     assert os.fstat(page.fd).st_size == 4096 + 4096 + 5 * (4096 + 1024 * 1024)
     assert words[512:515] == [1, os.getpid(), 2**64 - 9]
     block = words[1024:]
@@ -111,6 +113,7 @@ def test_the_bytes_are_where_the_layout_says(page: MetricsPage) -> None:
     assert tenant[89 + WRITE_SECONDS_BOUNDS.index(0.5)] == 1
     assert struct.unpack("@d", struct.pack("@Q", tenant[88])) == (50.0,)
     assert struct.unpack("@d", struct.pack("@Q", tenant[105])) == (0.3,)
+    assert tenant[106:111] == [0, 0, 0, 12, 0]
 
 
 def test_every_number_has_room_in_the_layout() -> None:
@@ -119,7 +122,8 @@ def test_every_number_has_room_in_the_layout() -> None:
     assert TenantWord.GAUGES + len(Gauge) <= TenantWord.BATCH_ROWS
     assert TenantWord.BATCH_ROWS + len(BATCH_ROWS_BOUNDS) + 1 <= TenantWord.BATCH_ROWS_SUM
     assert TenantWord.WRITE_SECONDS + len(WRITE_SECONDS_BOUNDS) + 1 <= TenantWord.WRITE_SECONDS_SUM
-    assert TenantWord.WRITE_SECONDS_SUM < TENANT_WORDS
+    assert TenantWord.WRITE_SECONDS_SUM < TenantWord.MISSING
+    assert TenantWord.MISSING + len(MissingReason) <= TENANT_WORDS
     assert set(COUNTERS) == set(Counter)
     assert set(GAUGES) == set(Gauge)
 
@@ -192,6 +196,27 @@ def test_the_next_worker_finds_counters_as_they_were_and_gauges_at_zero(page: Me
     assert sample.active
     assert sample.counters[Counter.RECEIVED] == 4
     following.close()
+
+
+def test_tags_that_are_missing_are_told_by_reason_until_the_tenant_rests(page: MetricsPage) -> None:
+    old, new = page.shard(0).tenant("acme"), page.shard(1).tenant("acme")
+    old.set_missing(MissingReason.UNKNOWN_NODE, 3)
+    new.set_missing(MissingReason.UNKNOWN_NODE, 4)
+    new.set_missing(MissingReason.OTHER, 1)
+    assert page.snapshot().tenants["acme"].missing == (0, 0, 0, 7, 0, 0, 0, 0, 1)
+    new.set_active(False)
+    assert page.snapshot().tenants["acme"].missing == (0, 0, 0, 3, 0, 0, 0, 0, 0)
+
+
+def test_of_a_dead_worker_every_tag_is_not_connected(page: MetricsPage) -> None:
+    slots = page.shard(0).tenant("acme")
+    slots.set(Gauge.WANTED_ITEMS, 10)
+    slots.set(Gauge.MONITORED_ITEMS, 8)
+    slots.set_missing(MissingReason.NOT_READABLE, 2)
+    page.process_died(ProcessKind.INGEST, 0, -9)
+    tenant = page.snapshot().tenants["acme"]
+    assert (tenant.gauges[Gauge.WANTED_ITEMS], tenant.gauges[Gauge.MONITORED_ITEMS]) == (10, 0)
+    assert tenant.missing[MissingReason.NOT_CONNECTED] == sum(tenant.missing) == 10
 
 
 def test_what_a_dead_worker_held_is_counted_as_dropped_once(page: MetricsPage) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from prometheus_client import Metric
 
-from engine.metrics import Counter, DropReason, Gauge, MetricsPage, PageSample
+from engine.metrics import Counter, DropReason, Gauge, MetricsPage, MissingReason, PageSample
 from workers.exposition import TENANT_FAMILIES, process_families
 
 
@@ -40,6 +40,8 @@ def filled_page(tenants: int) -> MetricsPage:
             slots.drop(reason, number + reason)
         for gauge in Gauge:
             slots.set(gauge, number + gauge)
+        for missing in MissingReason:
+            slots.set_missing(missing, number * missing)
         slots.observe_write(number, number / 100)
         slots.set_active(number % 7 != 0)
     return page
