@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 
 import pytest
 from asyncua import ua
@@ -12,7 +11,8 @@ from asyncua import ua
 from engine.errors import ConnectionRefused
 from tests.servers.opcua_server import free_port
 from tests.workers.opcua.plant import Plant
-from tests.workers.opcua.tenant import FAST, until
+from tests.workers.opcua.sessions import opened, session
+from tests.workers.opcua.tenant import until
 from workers.opcua.channel import Channel
 from workers.opcua.redundancy import (
     Ranked,
@@ -61,27 +61,6 @@ async def plants(two_plants: tuple[LevelPlant, LevelPlant]) -> tuple[LevelPlant,
         await plant.start()
         await plant.set_level(255)
     return two_plants
-
-
-async def opened(url: str) -> Channel:
-    """Open a session with one of the servers."""
-    channel = Channel(url, FAST)
-    try:
-        await channel.open()
-    except BaseException:
-        await channel.close(1.0)
-        raise
-    return channel
-
-
-@asynccontextmanager
-async def session(url: str) -> AsyncIterator[Channel]:
-    """A session that is closed in the end."""
-    channel = await opened(url)
-    try:
-        yield channel
-    finally:
-        await channel.close(1.0)
 
 
 @pytest.mark.parametrize(
