@@ -16,7 +16,7 @@ import structlog
 from engine import catalog
 from engine.database import connect
 from engine.errors import ScadaError
-from engine.metrics import Gauge, TenantSlots
+from engine.metrics import Gauge, MissingReason, TenantSlots
 from engine.pipeline import TenantPipeline
 from engine.store import Store
 from workers.opcua.session import Connector
@@ -184,6 +184,16 @@ class TenantRunner:
             Gauge.WANTED_ITEMS, sum(len(running.tags) for running, _ in self._running.values())
         )
         self._counters.set(Gauge.MONITORED_ITEMS, sum(report.monitored for report in reports))
+        missing = dict.fromkeys(MissingReason, 0)
+        for key, (connection, _) in self._running.items():
+            report = self._reports.get(key)
+            if report is None or not report.connected:
+                missing[MissingReason.NOT_CONNECTED] += len(connection.tags)
+                continue
+            for reason, tags in report.missing.items():
+                missing[reason] += tags
+        for reason, tags in missing.items():
+            self._counters.set_missing(reason, tags)
 
     async def _record_reports(self) -> None:
         """Write the newest report of each connection to `last_connected_at` and `last_error`."""
