@@ -71,6 +71,13 @@ class Publish:
     refused_acks: int
     """Acknowledgements of the request that the server refused."""
 
+def measure(data: Buffer, offset: int, built_in: int, level: int = 1) -> int:
+    """Check one value of a built-in type (OPC 10000-6, 5.1.2) at `offset` of `data`; return where it ends.
+
+    `level` is its nesting, 1 for a value in no other. Raises MalformedMessage for bytes that break Part 6,
+    ValueError for an offset outside of `data` and for a number that is no built-in type.
+    """
+
 def decode_publish(
     message: Buffer,
     ring: Ring,

@@ -10,7 +10,9 @@ counts, masks and nesting hold. What text a value gets:
     Int64, UInt64                 decimal digits
     arrays, everything else       JSON in the manner of Part 6, 5.4.2; matrices as nested arrays
 
-A null string, array or text has no text (None). An ExtensionObject is not looked into: {"TypeId", "Encoding", "Body"}.
+A null string, array or text has no text (None). An ExtensionObject is not looked into: {"TypeId", "Encoding", "Body"};
+structures.py does that. A value of very many parts would take seconds and hundreds of megabytes to write as JSON; it
+becomes {"Variant": base64 of its encoding}: nothing is lost, and time and memory stay bounded.
 """
 
 from __future__ import annotations
@@ -27,8 +29,6 @@ from typing import Any
 import numpy as np
 import orjson
 
-from engine.errors import MalformedMessage
-
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _REFUSED = re.compile("[\x00\ud800-\udfff]")
 _ARRAY_BIT = 0x80
@@ -36,22 +36,51 @@ _DIMENSIONS_BIT = 0x40
 _TYPE_BITS = 0x3F
 _STRUCTURED = frozenset({22, 23, 25})
 _LAST_TICK = 2_650_467_743_999_999_999  # 9999-12-31T23:59:59.9999999Z, in 100 ns since 1601
+# A quarter of a second, and some tens of megabytes while it is made.
+MOST_PARTS = 131_072
+# Numbers of an array are made in one step, so this many count as one part.
+NUMBERS_A_PART = 16
+# More are no matrix that anybody has, and each makes JSON one level deeper.
+MOST_DIMENSIONS = 32
+# What an ExtensionObject's body became, if it could not be looked into.
+UNKNOWN = object()
+
+
+class TooManyParts(Exception):
+    """A value has more parts than may be written as JSON."""
+
+
+class Spending:
+    """How many more parts one value may have; shared by all readers of it."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, parts: int = MOST_PARTS) -> None:
+        self._left = parts
+
+    def take(self, parts: int) -> None:
+        """Count parts that are about to be made. Raises TooManyParts."""
+        self._left -= parts
+        if self._left < 0:
+            raise TooManyParts
 
 
 def text_of(variant: bytes) -> str | None:
-    """Return the text of one encoded Variant, None for a null; PostgreSQL accepts every character of it.
+    """Return the text of one encoded Variant, None for a null; PostgreSQL accepts every character of it."""
+    return text_of_reader(VariantReader(variant, Spending()), variant)
 
-    Raises MalformedMessage for arrays in arrays that are too deep to be JSON (254 levels).
-    """
-    value = _Reader(variant).variant()
-    if value is None:
-        return None
-    encoding = variant[0]
-    if encoding & _ARRAY_BIT or encoding & _TYPE_BITS in _STRUCTURED:
-        try:
+
+def text_of_reader(reader: VariantReader, variant: bytes) -> str | None:
+    """Return what `text_of` returns, with a reader of one's own at the beginning of `variant`."""
+    try:
+        value = reader.variant()
+        if value is None:
+            return None
+        if variant[0] & _ARRAY_BIT or variant[0] & _TYPE_BITS in _STRUCTURED:
             return orjson.dumps(value).decode()
-        except orjson.JSONEncodeError as exc:
-            raise MalformedMessage(f"a value cannot be JSON: {exc}", 0) from exc
+    except (TooManyParts, orjson.JSONEncodeError):
+        # The second: matrices in matrices, deeper than orjson goes.
+        return orjson.dumps({"Variant": base64.b64encode(variant).decode()}).decode()
     return value if isinstance(value, str) else str(value)
 
 
@@ -60,14 +89,17 @@ def storable(text: str) -> str:
     return _REFUSED.sub(REPLACEMENT, text)
 
 
-class _Reader:
+class VariantReader:
     """Walks over bytes that have been checked, and makes values that JSON knows."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | memoryview, spending: Spending, level: int = 0) -> None:
         self._data = data
         self._at = 0
+        self._spending = spending
+        # How many Variants and DataValues are around the place being read.
+        self._level = level
 
-    def _take(self, size: int) -> bytes:
+    def _take(self, size: int) -> bytes | memoryview:
         self._at += size
         return self._data[self._at - size : self._at]
 
@@ -78,14 +110,43 @@ class _Reader:
         encoding = self._unpack("B")
         if not encoding:
             return None
-        read = _READERS.get(encoding & _TYPE_BITS, _Reader.byte_string)
-        if not encoding & _ARRAY_BIT:
-            return read(self)
-        count = self._unpack("i")
-        values = None if count < 0 else [read(self) for _ in range(count)]
+        built_in = encoding & _TYPE_BITS
+        self._level += 1
+        values = self._array(built_in) if encoding & _ARRAY_BIT else READERS[built_in](self)
+        self._level -= 1
         if encoding & _DIMENSIONS_BIT:
-            dimensions = [self._unpack("i") for _ in range(max(self._unpack("i"), 0))]
-            return _folded(values, dimensions[1:])
+            dimensions = max(self._unpack("i"), 0)
+            if dimensions > MOST_DIMENSIONS:
+                raise TooManyParts
+            return self.folded(values, [self._unpack("i") for _ in range(dimensions)])
+        return values
+
+    def _array(self, built_in: int) -> list[Any] | None:
+        count: int = self._unpack("i")
+        return None if count < 0 else self.elements(built_in, count)
+
+    def elements(self, built_in: int, count: int) -> list[Any]:
+        """Return the values of an array, behind its count."""
+        layout = _LAYOUTS.get(built_in)
+        if layout is None:
+            self._spending.take(count)
+            read = READERS[built_in]
+            return [read(self) for _ in range(count)]
+        self._spending.take(count // NUMBERS_A_PART)
+        numbers = np.frombuffer(self._take(count * layout.itemsize), layout)
+        if built_in == 10:
+            return [_json_number(float(str(number))) for number in numbers]
+        values: list[Any] = (numbers != 0).tolist() if built_in == 1 else numbers.tolist()
+        if built_in == 11 and not np.isfinite(numbers).all():
+            return [_json_number(number) for number in values]
+        return values
+
+    def folded(self, values: list[Any] | None, dimensions: list[int]) -> list[Any] | None:
+        """Nest a flat array by its dimensions, none of them 0; the last one varies fastest (Part 6, 5.2.2.16)."""
+        for size in reversed(dimensions[1:]):
+            if values is not None:
+                self._spending.take(len(values) // size)
+                values = [values[at : at + size] for at in range(0, len(values), size)]
         return values
 
     def boolean_value(self) -> bool:
@@ -108,7 +169,7 @@ class _Reader:
 
     def _bytes(self) -> bytes | None:
         length = self._unpack("i")
-        return None if length < 0 else self._take(length)
+        return None if length < 0 else bytes(self._take(length))
 
     def date_time(self) -> str:
         ticks = self._unpack("q")
@@ -119,7 +180,7 @@ class _Reader:
         return f"{moment.isoformat()}{digits}Z"
 
     def guid(self) -> str:
-        return str(uuid.UUID(bytes_le=self._take(16)))
+        return str(uuid.UUID(bytes_le=bytes(self._take(16))))
 
     def node_id(self) -> str:
         return self._node_id(self._unpack("B"))
@@ -156,13 +217,31 @@ class _Reader:
             self.string()
         return self.string() if mask & 2 else None
 
-    def extension_object(self) -> dict[str, Any]:
+    def extension_object(self) -> Any:
         type_id = self.node_id()
         encoding = self._unpack("B")
-        body = None if not encoding else self.byte_string() if encoding == 1 else self.string()
-        return {"TypeId": type_id, "Encoding": encoding, "Body": body}
+        if encoding != 1:
+            return {"TypeId": type_id, "Encoding": encoding, "Body": self.string() if encoding else None}
+        length = self._unpack("i")
+        if length < 0:
+            return {"TypeId": type_id, "Encoding": encoding, "Body": None}
+        body = self._take(length)
+        value = self._structure(type_id, body)
+        if value is UNKNOWN:
+            return {"TypeId": type_id, "Encoding": encoding, "Body": base64.b64encode(body).decode()}
+        return value
+
+    def _structure(self, _type_id: str, _body: bytes | memoryview) -> Any:
+        """Return the value of a body that nobody has checked, or UNKNOWN."""
+        return UNKNOWN
 
     def data_value(self) -> dict[str, Any]:
+        self._level += 1
+        fields = self._data_value()
+        self._level -= 1
+        return fields
+
+    def _data_value(self) -> dict[str, Any]:
         mask = self._unpack("B")
         parts: tuple[tuple[int, str, Callable[[], Any]], ...] = (
             (0x01, "Value", self.variant),
@@ -197,20 +276,21 @@ def _json_number(number: float) -> float | str:
     return number
 
 
-def _folded(values: list[Any] | None, inner: list[int]) -> list[Any] | None:
-    """Nest a flat array by the lengths of its inner dimensions; the last one varies fastest (Part 6, 5.2.2.16)."""
-    for size in reversed(inner):
-        values = None if values is None else [values[at : at + size] for at in range(0, len(values), size)]
-    return values
-
-
-def _number(layout: str) -> Callable[[_Reader], Any]:
+def _number(layout: str) -> Callable[[VariantReader], Any]:
     return lambda reader: reader._unpack(layout)
 
 
+# Types whose arrays are columns of numbers. DateTimes become text one by one.
+_LAYOUTS = {
+    number: np.dtype("<" + layout)
+    for number, layout in {
+        1: "u1", 2: "i1", 3: "u1", 4: "i2", 5: "u2", 6: "i4", 7: "u4", 8: "i8", 9: "u8", 10: "f4", 11: "f8", 19: "u4",
+    }.items()
+}  # fmt: skip
+FIXED_BYTES = {number: layout.itemsize for number, layout in _LAYOUTS.items()}
 # By built-in type (Part 6, table 1); the types 26 to 31 are read as a ByteString.
-_READERS: dict[int, Callable[[_Reader], Any]] = {
-    1: _Reader.boolean_value,
+READERS: dict[int, Callable[[VariantReader], Any]] = {
+    1: VariantReader.boolean_value,
     2: _number("b"),
     3: _number("B"),
     4: _number("h"),
@@ -219,20 +299,20 @@ _READERS: dict[int, Callable[[_Reader], Any]] = {
     7: _number("I"),
     8: _number("q"),
     9: _number("Q"),
-    10: _Reader.float_value,
-    11: _Reader.double_value,
-    12: _Reader.string,
-    13: _Reader.date_time,
-    14: _Reader.guid,
-    15: _Reader.byte_string,
-    16: _Reader.string,
-    17: _Reader.node_id,
-    18: _Reader.expanded_node_id,
+    10: VariantReader.float_value,
+    11: VariantReader.double_value,
+    12: VariantReader.string,
+    13: VariantReader.date_time,
+    14: VariantReader.guid,
+    15: VariantReader.byte_string,
+    16: VariantReader.string,
+    17: VariantReader.node_id,
+    18: VariantReader.expanded_node_id,
     19: _number("I"),
-    20: _Reader.qualified_name,
-    21: _Reader.localized_text,
-    22: _Reader.extension_object,
-    23: _Reader.data_value,
-    24: _Reader.variant,
-    25: _Reader.diagnostic_info,
-}
+    20: VariantReader.qualified_name,
+    21: VariantReader.localized_text,
+    22: VariantReader.extension_object,
+    23: VariantReader.data_value,
+    24: VariantReader.variant,
+    25: VariantReader.diagnostic_info,
+} | dict.fromkeys(range(26, 32), VariantReader.byte_string)

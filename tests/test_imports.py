@@ -20,7 +20,18 @@ ROOT = Path(__file__).parent.parent
 ROOMS = ("engine", "workers", "migrations", "bench", "tests")
 
 # What every stage may use. These import each other only, and `pipeline`, the one place that wires, imports all.
-BASE = {"errors", "readings", "gaps", "settings", "version", "secrets", "database", "outcomes", "_fastpath"}
+BASE = {
+    "errors",
+    "readings",
+    "gaps",
+    "settings",
+    "version",
+    "secrets",
+    "database",
+    "outcomes",
+    "variants",
+    "_fastpath",
+}
 # A stage that outgrew one file: a folder of that name, or all files whose names begin so.
 STAGES_OF_SEVERAL_FILES = ("catalog", "query", "metrics")
 

@@ -237,3 +237,28 @@ cdef int skip_variant(Cursor* cursor, int level) except -1:
     if encoding & DIMENSIONS_BIT:
         skip_dimensions(cursor, count)
     return 0
+
+
+def measure(data, Py_ssize_t offset, int built_in, int level=1):
+    """Check one value of a built-in type at `offset` of the buffer `data`; return where it ends.
+
+    `level` is how deep it is nested already. Raises MalformedMessage for bytes that break Part 6, ValueError for an
+    offset outside of the buffer and for what is not a built-in type (1 to 25).
+    """
+    cdef const uint8_t[::1] view = data
+    cdef Py_ssize_t size
+    cdef Cursor cursor
+    if not 0 <= offset <= view.shape[0]:
+        raise ValueError(f"offset: {offset} is outside of {view.shape[0]} bytes")
+    if not BOOLEAN <= built_in <= DIAGNOSTIC_INFO:
+        raise ValueError(f"built_in: {built_in} is not the number of a built-in type")
+    cursor.start = &view[0]
+    cursor.at = cursor.start + offset
+    cursor.end = cursor.start + view.shape[0]
+    size = fixed_size(built_in)
+    if size:
+        take(&cursor, size)
+    else:
+        # skip_element counts its own level for what nests.
+        skip_element(&cursor, built_in, level - 1)
+    return cursor.at - cursor.start
