@@ -54,6 +54,10 @@ class ItemSettings:
     timestamps_to_return: str | None = None
     """"Source", "Server" or "Both"."""
 
+    def chosen(self) -> dict[str, str | float | bool]:
+        """Return only what is not None, by name."""
+        return {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
+
     def over(self, defaults: ItemSettings) -> ItemSettings:
         """Return these settings with what they leave open taken from `defaults`."""
         names = self.__slots__

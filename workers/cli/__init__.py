@@ -54,7 +54,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("run:run", "Run the engine: ingest workers, metrics, gRPC."),
     "migrate": ("migrate:migrate", "Bring databases to this version's schema."),
     "tenant": ("tenants:tenant", "Add, list and disable tenants."),
-    "connection": ("connections:connection", "Add and list OPC UA connections."),
+    "connection": ("connections:connection", "Add OPC UA connections, list and try them."),
     "tags": ("tags:tags", "Import and list tags."),
     "seed": ("connections:seed", "Fill a tenant with two wells, two connections, ten tags."),
     "query": ("query:query", "Show readings that the engine has stored."),

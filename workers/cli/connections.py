@@ -1,8 +1,12 @@
-"""`scada-engine connection add|list` and `seed`: the OPC UA servers of a tenant."""
+"""`scada-engine connection add|list` and `seed`: the OPC UA servers of a tenant.
+
+The options of `add` are in connection_options.py; other commands of the group have files of their own.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -10,6 +14,8 @@ import click
 
 from engine import catalog
 from engine.settings import Settings
+from workers.cli.connection_browse import browse
+from workers.cli.connection_options import GroupedCommand, connection_fields, connection_options
 from workers.cli.databases import all_connections, all_wells, tenant_database
 from workers.cli.options import json_option, tenant_option, with_settings
 from workers.cli.output import print_json, print_table
@@ -20,46 +26,39 @@ if TYPE_CHECKING:
 SIMULATOR = "opc.tcp://127.0.0.1:4840"
 
 
-@click.group(short_help="Add and list OPC UA connections.")
+@click.group(short_help="Add OPC UA connections, list and try them.")
 def connection() -> None:
-    """Add and list OPC UA connections."""
+    """Add OPC UA connections, list and try them."""
 
 
-@connection.command()
+connection.add_command(browse)
+
+
+@connection.command(cls=GroupedCommand)
 @click.argument("name")
 @click.option("--endpoint", "endpoint_url", required=True, metavar="URL", help="opc.tcp://host:port")
+@click.option(
+    "--failover-url",
+    "failover_urls",
+    multiple=True,
+    metavar="URL",
+    help="Another address of the server, or of its redundant partner; up to 8 times.",
+)
 @click.option("--well", required=True, metavar="NAME", help="Its well; one of a new name is added.")
 @click.option("--description", help="For people.")
-@click.option(
-    "--security-mode",
-    type=click.Choice(catalog.SECURITY_MODES),
-    default="None",
-    show_default=True,
-    help="OPC UA's.",
-)
-@click.option(
-    "--security-policy",
-    type=click.Choice(catalog.SECURITY_POLICIES),
-    default="None",
-    show_default=True,
-    help="OPC UA's.",
-)
-@click.option("--username", help="For servers that want one.")
-@click.option(
-    "--password-file", type=click.File("r"), help="Its password, kept sealed; - reads it from stdin."
-)
 @click.option("--disabled", is_flag=True, help="Do not connect yet.")
+@connection_options
 @tenant_option
 @json_option
 @with_settings()
-def add(*, settings: Settings, tenant: str | None, well: str, password_file: Any, as_json: bool, disabled: bool,
-        **values: str | None) -> None:  # fmt: skip
+def add(
+    *, settings: Settings, tenant: str | None, well: str, as_json: bool, disabled: bool, **options: Any
+) -> None:
     """Add a connection to an OPC UA server.
 
     It reads nothing until `tags import` gives it tags.
     """
-    password = password_file.readline().rstrip("\r\n") if password_file else None
-    parameters: dict[str, Any] = values | {"password": password, "is_enabled": not disabled}
+    parameters = connection_fields(**options) | {"is_enabled": not disabled}
     added = asyncio.run(_add(settings, tenant, well, parameters))
     if as_json:
         print_json(_shown(added, well))
@@ -88,7 +87,10 @@ async def _well_id(database: AsyncConnection, tenant_id: UUID, name: str) -> UUI
 @json_option
 @with_settings()
 def list_all(*, settings: Settings, tenant: str | None, as_json: bool) -> None:
-    """List a tenant's connections and how they are doing."""
+    """List a tenant's connections and how they are doing.
+
+    security: what is in use; in brackets, what is asked for, while it is not connected. tags: how many of all are read.
+    """
     rows = asyncio.run(_list(settings, tenant))
     if as_json:
         for row in rows:
@@ -98,13 +100,30 @@ def list_all(*, settings: Settings, tenant: str | None, as_json: bool) -> None:
         "name",
         "well",
         "endpoint_url",
-        "security_mode",
+        "security",
         "tags",
         "is_enabled",
         "last_connected_at",
         "last_error",
     )
-    print_table(columns, [[row[column] for column in columns] for row in rows])
+    print_table(columns, [[(row | _cells(row))[column] for column in columns] for row in rows])
+
+
+def _cells(row: dict[str, Any]) -> dict[str, str]:
+    """Return what a table shows of several fields in one cell."""
+    active = row["active"]
+    if active is None:
+        wanted = _security(row["security_mode"], row["security_policy"])
+        return {"security": f"({wanted})", "tags": f"{row['monitored']}/{row['tags']}"}
+    return {
+        "endpoint_url": active["endpoint_url"],
+        "security": _security(active["security_mode"], active["security_policy"]),
+        "tags": f"{row['monitored']}/{row['tags']}",
+    }
+
+
+def _security(mode: str, policy: str) -> str:
+    return mode if mode == policy else f"{mode} {policy}"
 
 
 async def _list(settings: Settings, slug: str | None) -> list[dict[str, Any]]:
@@ -123,7 +142,15 @@ def _shown(entry: catalog.ConnectionSummary, well: str) -> dict[str, Any]:
         "security_mode": entry.security_mode,
         "security_policy": entry.security_policy,
         "username": entry.username,
+        "has_user_certificate": entry.has_user_certificate,
+        "allow_deprecated_policies": entry.allow_deprecated_policies,
+        "allow_plain_password": entry.allow_plain_password,
+        "failover_urls": entry.failover_urls,
+        "poll_interval_seconds": entry.poll_interval_seconds,
+        "settings": entry.settings.chosen(),
         "tags": entry.tags,
+        "monitored": 0 if entry.active is None else entry.active.monitored,
+        "active": entry.active and asdict(entry.active),
         "is_enabled": entry.is_enabled,
         "last_connected_at": connected_at and connected_at.isoformat(timespec="seconds"),
         "last_error": entry.last_error,

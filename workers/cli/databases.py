@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 APPLICATION = "scada-engine command line"
 _PAGE_ROWS = 1_000
+_STATES_PER_QUERY = 10_000
 
 Entry = TypeVar("Entry", catalog.Well, catalog.ConnectionSummary)
 
@@ -86,3 +87,11 @@ async def all_tags(database: AsyncConnection, *, connection_id: UUID | None = No
         tags += more
         if len(more) < _PAGE_ROWS:
             return tags
+
+
+async def tag_states(database: AsyncConnection, tag_ids: Sequence[int]) -> dict[int, catalog.TagState]:
+    """Return how each of these tags is read now, by tag_id."""
+    states: dict[int, catalog.TagState] = {}
+    for start in range(0, len(tag_ids), _STATES_PER_QUERY):
+        states |= await catalog.list_tag_states(database, tag_ids[start : start + _STATES_PER_QUERY])
+    return states

@@ -12,7 +12,7 @@ from engine import catalog
 from engine.catalog.rules import check_tags
 from engine.errors import InvalidInput, NotFound
 from engine.settings import Settings
-from workers.cli.databases import all_connections, all_tags, all_wells, tenant_database
+from workers.cli.databases import all_connections, all_tags, all_wells, tag_states, tenant_database
 from workers.cli.options import json_option, tenant_option, with_settings
 from workers.cli.output import note, print_json, print_table, printable
 from workers.cli.tags_csv import Problem, TagFile, read_tags
@@ -38,8 +38,10 @@ def import_tags(
     """Import tags from a CSV file; - is stdin.
 
     All are imported, or none, and then every problem is named with its line and column. Columns: tag_name,
-    opc_node_id; if wanted data_type (DOUBLE), unit, scaling_factor (1), offset (0), and well (name or id; else the
-    connection's).
+    opc_node_id; if wanted data_type (DOUBLE), unit, scaling_factor (1), offset (0), well (name or id; else the
+    connection's), and to read a tag in another way than its connection: read_mode (subscribe, poll),
+    publishing_interval_ms, sampling_interval_ms, queue_size, discard_oldest, deadband_type (Absolute, Percent),
+    deadband_value, data_change_trigger, timestamps_to_return.
     """
     found = asyncio.run(_import(settings, tenant, connection, file, dry_run=dry_run))
     imported = 0 if dry_run or found.problems else len(found.tags)
@@ -98,18 +100,34 @@ def _choose(connections: list[catalog.ConnectionSummary], wanted: str) -> catalo
 
 @tags.command("list")
 @click.option("--connection", metavar="NAME|ID", help="Only the tags of this connection.")
+@click.option("--missing", is_flag=True, help="Only those that are not read now, with the reason.")
 @tenant_option
 @json_option
 @with_settings()
-def list_all(*, settings: Settings, connection: str | None, tenant: str | None, as_json: bool) -> None:
-    """List a tenant's tags."""
+def list_all(
+    *, settings: Settings, connection: str | None, missing: bool, tenant: str | None, as_json: bool
+) -> None:
+    """List a tenant's tags, and how the engine reads each: the server's sampling interval and queue.
+
+    state: read, or the reason why not; empty while the engine has not come to it.
+    """
     rows = asyncio.run(_list(settings, tenant, connection))
+    if missing:
+        rows = [row for row in rows if not row["monitored"]]
     if as_json:
         for row in rows:
             print_json(row)
         return
     columns = ("tag_id", "well", "tag_name", "opc_node_id", "data_type", "unit", "scaling_factor", "offset")
-    print_table(columns, [[row[column] for column in columns] for row in rows])
+    states = ("state", "sampling_ms", "queue")
+    print_table(
+        columns + states, [[*(row[column] for column in columns), *_state_cells(row)] for row in rows]
+    )
+
+
+def _state_cells(row: dict[str, Any]) -> tuple[object, ...]:
+    state = "read" if row["monitored"] else row["reason"]
+    return state, row["revised_sampling_interval_ms"], row["revised_queue_size"]
 
 
 async def _list(settings: Settings, slug: str | None, connection: str | None) -> list[dict[str, Any]]:
@@ -118,7 +136,23 @@ async def _list(settings: Settings, slug: str | None, connection: str | None) ->
         chosen = None if connection is None else _choose(connections, connection).id
         wells = {well.id: well.name for well in await all_wells(database)}
         names = {entry.id: entry.name for entry in connections}
+        tags = await all_tags(database, connection_id=chosen)
+        states = await tag_states(database, [tag.tag_id for tag in tags])
         return [
-            asdict(tag) | {"well": wells.get(tag.well_id), "connection": names.get(tag.connection_id)}
-            for tag in await all_tags(database, connection_id=chosen)
+            asdict(tag)
+            | {"settings": tag.settings.chosen()}
+            | {"well": wells.get(tag.well_id), "connection": names.get(tag.connection_id)}
+            | _state(states.get(tag.tag_id))
+            for tag in tags
         ]
+
+
+def _state(state: catalog.TagState | None) -> dict[str, Any]:
+    if state is None:
+        return {
+            "monitored": False,
+            "reason": None,
+            "revised_sampling_interval_ms": None,
+            "revised_queue_size": None,
+        }
+    return {name: value for name, value in asdict(state).items() if name != "updated_at"}

@@ -1,8 +1,8 @@
 """Reads tags from a CSV file. Owns the columns, and which line and column every problem is in.
 
 The first line names the columns, in any order: tag_name and opc_node_id, and as needed data_type, unit, scaling_factor,
-offset, well (name or id; without it, the connection's well). An empty cell means the default. UTF-8, with or without
-a byte order mark.
+offset, well (name or id; without it, the connection's well), and the settings of ItemSettings. An empty cell means the
+default, or for a setting the connection's. UTF-8, with or without a byte order mark.
 """
 
 from __future__ import annotations
@@ -10,21 +10,58 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from uuid import UUID
 
-from engine.catalog import NewTag
+from engine.catalog import (
+    DATA_CHANGE_TRIGGERS,
+    DEADBAND_TYPES,
+    ITEM_COLUMNS,
+    READ_MODES,
+    TIMESTAMPS_TO_RETURN,
+    ItemSettings,
+    NewTag,
+)
 from engine.errors import InvalidInput
 
 REQUIRED = ("tag_name", "opc_node_id")
-OPTIONAL = ("data_type", "unit", "scaling_factor", "offset", "well")
+OPTIONAL = ("data_type", "unit", "scaling_factor", "offset", "well", *ITEM_COLUMNS)
 COLUMNS = REQUIRED + OPTIONAL
 # What is kept in memory of a file from outside: 100000 tags of some 100 bytes are 10 MB.
 MOST_BYTES = 64 * 1024 * 1024
+_YES_OR_NO = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _ROW_FIELD = re.compile(r"tags\[(\d+)\]\.(\w+)")
+
+
+def _word(choices: Sequence[str]) -> Callable[[str], str]:
+    """Read one of a few words in upper or lower case; any other stays as it is, for the catalog to refuse."""
+    return lambda cell: next((choice for choice in choices if choice.lower() == cell.lower()), cell)
+
+
+def _yes_or_no(cell: str) -> bool:
+    if cell.lower() not in _YES_OR_NO:
+        raise ValueError(cell)
+    return _YES_OR_NO[cell.lower()]
+
+
+# How the cells of a column are read that are not taken as they stand. What fits is the catalog's to say.
+_CELLS: dict[str, Callable[[str], Any]] = {
+    "scaling_factor": Decimal,
+    "offset": Decimal,
+    "read_mode": _word(READ_MODES),
+    "publishing_interval_ms": float,
+    "sampling_interval_ms": float,
+    "queue_size": int,
+    "discard_oldest": _yes_or_no,
+    "deadband_type": _word(DEADBAND_TYPES),
+    "deadband_value": float,
+    "data_change_trigger": _word(DATA_CHANGE_TRIGGERS),
+    "timestamps_to_return": _word(TIMESTAMPS_TO_RETURN),
+}
+_KINDS: dict[Callable[[str], Any], str] = {int: "a whole number", _yes_or_no: "yes or no"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +160,14 @@ def _add_row(
         return
     row = {name: cell for name, cell in zip(columns, cells, strict=True) if cell}
     problems = [Problem(line, name, "is empty") for name in REQUIRED if name not in row]
-    numbers: dict[str, Decimal] = {}
-    for name in ("scaling_factor", "offset"):
+    values: dict[str, Any] = {}
+    for name, read in _CELLS.items():
         if name in row:
             try:
-                numbers[name] = Decimal(row[name])
-            except InvalidOperation:
-                problems.append(Problem(line, name, f"{row[name]!r} is not a number"))
+                values[name] = read(row[name])
+            except (InvalidOperation, ValueError):
+                kind = _KINDS.get(read, "a number")
+                problems.append(Problem(line, name, f"{row[name]!r} is not {kind}"))
     if "well" in row and row["well"] not in wells:
         problems.append(Problem(line, "well", f"there is no well {row['well']!r}"))
     if problems:
@@ -142,8 +180,9 @@ def _add_row(
             opc_node_id=row["opc_node_id"],
             data_type=row.get("data_type", "DOUBLE").upper(),
             unit=row.get("unit"),
-            scaling_factor=numbers.get("scaling_factor", Decimal(1)),
-            offset=numbers.get("offset", Decimal(0)),
+            scaling_factor=values.pop("scaling_factor", Decimal(1)),
+            offset=values.pop("offset", Decimal(0)),
             well_id=wells[row["well"]] if "well" in row else None,
+            settings=ItemSettings(**values),
         )
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import orjson
 import psycopg
 import pytest
 
 from engine.database import with_database
+from tests.engine.catalog_entries import CERTIFICATE, KEY, PRIVATE_KEY
 
 from .conftest import Cli
 
@@ -106,10 +108,16 @@ def test_with_several_tenants_one_must_be_named(acme: str, cli: Cli) -> None:
     ("arguments", "field"),
     [
         (["X", "--endpoint", "http://plc", "--well", "W"], "endpoint_url"),
-        (["X", "--endpoint", ENDPOINT, "--well", "W", "--security-mode", "Sign"], "security_policy"),
+        (["X", "--endpoint", ENDPOINT, "--well", "W", "--security-mode", "Sign", "--security-policy", "None"],
+         "security_policy"),
+        (["X", "--endpoint", ENDPOINT, "--well", "W", "--security-policy", "Basic256"], "security_policy"),
+        (["X", "--endpoint", ENDPOINT, "--well", "W", "--failover-url", "plc"], "failover_urls[0]"),
+        (["X", "--endpoint", ENDPOINT, "--well", "W", "--deadband", "1,5"], "--deadband"),
+        (["X", "--endpoint", ENDPOINT, "--well", "W", "--deadband", "101%"], "deadband_value"),
+        (["X", "--endpoint", ENDPOINT, "--well", "W", "--user-private-key", "missing"], "--user-private-key"),
         (["", "--endpoint", ENDPOINT, "--well", "W"], "name"),
     ],
-)
+)  # fmt: skip
 def test_a_connection_that_does_not_fit_names_the_field_and_adds_no_well(
     acme: str, cli: Cli, arguments: list[str], field: str
 ) -> None:
@@ -162,6 +170,100 @@ def test_tags_that_are_there_already_are_told_by_line(acme: str, cli: Cli) -> No
     assert [(each["line"], each["column"]) for each in shown["problems"]] == [
         (2, "opc_node_id"),
         (3, "opc_node_id"),
+    ]
+
+
+def tenant_of(master: str, cli: Cli) -> str:
+    """Return the DSN of the only tenant."""
+    slug = orjson.loads(cli("tenant", "list", "--json", DATABASE_URL=master).stdout)["slug"]
+    return with_database(master, f"scada_{slug}")
+
+
+def test_everything_that_can_be_said_of_a_connection_is_kept_and_no_secret_is_shown(
+    acme: str, cli: Cli, tmp_path: Path
+) -> None:
+    (tmp_path / "user.pem").write_text(CERTIFICATE)
+    (tmp_path / "key.pem").write_text(PRIVATE_KEY)
+    done = cli(
+        "connection", "add", "PLC", "--endpoint", ENDPOINT, "--well", "Well 7", "--json",
+        "--failover-url", "opc.tcp://b:4840", "--failover-url", "opc.tcp://c:4840",
+        "--security-mode", "Sign", "--security-policy", "Basic256", "--allow-deprecated-policies",
+        "--username", "reader", "--password-file", "-", "--allow-plain-password",
+        "--user-certificate", "user.pem", "--user-private-key", "key.pem",
+        "--poll", "--poll-interval", "5", "--publishing-interval-ms", "250", "--sampling-interval-ms", "-1",
+        "--queue-size", "7", "--discard-newest", "--deadband", "0.5%", "--data-change-trigger", "Status",
+        "--timestamps-to-return", "Both",
+        stdin="hunter2\n", DATABASE_URL=acme, SCADA_SECRETS_KEY=KEY,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "hunter2" not in done.stdout
+    assert "PRIVATE KEY" not in done.stdout
+    shown = orjson.loads(done.stdout)
+    assert shown["failover_urls"] == ["opc.tcp://b:4840", "opc.tcp://c:4840"]
+    assert (shown["security_mode"], shown["security_policy"], shown["allow_deprecated_policies"]) == (
+        "Sign",
+        "Basic256",
+        True,
+    )
+    assert (shown["has_user_certificate"], shown["allow_plain_password"]) == (True, True)
+    assert shown["poll_interval_seconds"] == 5
+    assert shown["settings"] == {
+        "read_mode": "poll",
+        "publishing_interval_ms": 250.0,
+        "sampling_interval_ms": -1.0,
+        "queue_size": 7,
+        "discard_oldest": False,
+        "deadband_type": "Percent",
+        "deadband_value": 0.5,
+        "data_change_trigger": "Status",
+        "timestamps_to_return": "Both",
+    }
+    with psycopg.connect(tenant_of(acme, cli)) as tenant:
+        row = tenant.execute(
+            "select password, user_certificate, user_private_key from scada_connections where name = 'PLC'"
+        ).fetchone()
+    assert row is not None
+    assert row[1] == CERTIFICATE
+    assert "hunter2" not in row[0]
+    assert "PRIVATE" not in row[2]
+
+
+def test_a_connection_of_which_nothing_is_said_takes_the_strongest_security(acme: str, cli: Cli) -> None:
+    (shown,) = map(orjson.loads, cli("connection", "list", "--json", DATABASE_URL=acme).stdout.splitlines())
+    assert (shown["security_mode"], shown["security_policy"], shown["settings"]) == ("Auto", "Auto", {})
+    assert (shown["active"], shown["monitored"], shown["tags"]) == (None, 0, 0)
+
+
+def test_lists_show_what_is_in_use_and_how_each_tag_is_read(acme: str, cli: Cli) -> None:
+    head = "tag_name,opc_node_id,sampling_interval_ms,deadband_type,deadband_value,read_mode\n"
+    file = head + "A,ns=2;s=A,100,absolute,0.5,\nB,/Objects/2:Plant/2:B[3],,,,POLL\nC,i=1,,,,\n"
+    done = cli("tags", "import", "-", "--connection", "RTU", stdin=file, DATABASE_URL=acme)
+    assert (done.returncode, done.stderr) == (0, "")
+    with psycopg.connect(tenant_of(acme, cli)) as tenant:
+        tenant.execute(
+            """
+            update scada_connections set active_endpoint_url = 'opc.tcp://b:4840', monitored_tags = 1,
+                active_security_mode = 'SignAndEncrypt', active_security_policy = 'Basic256Sha256'
+            """
+        )
+        tenant.execute(
+            """
+            insert into tag_states (tag_id, monitored, reason, revised_sampling_interval_ms, revised_queue_size)
+            values (1, true, null, 250, 10), (2, false, 'unknown_node', null, null)
+            """
+        )
+    (row,) = cli("connection", "list", DATABASE_URL=acme).stdout.splitlines()[1:]
+    assert row.split()[:8] == [
+        "RTU", "Well", "7", "opc.tcp://b:4840", "SignAndEncrypt", "Basic256Sha256", "1/3", "yes",
+    ]  # fmt: skip
+    table = [line.split() for line in cli("tags", "list", DATABASE_URL=acme).stdout.splitlines()]
+    assert [line[-3:] for line in table[:2]] == [["state", "sampling_ms", "queue"], ["read", "250", "10"]]
+    assert table[2][-1] == "unknown_node"
+    found = cli("tags", "list", "--missing", "--json", DATABASE_URL=acme).stdout.splitlines()
+    missing = [orjson.loads(line) for line in found]
+    assert [(tag["tag_name"], tag["reason"], tag["settings"]) for tag in missing] == [
+        ("B", "unknown_node", {"read_mode": "poll"}),
+        ("C", None, {}),
     ]
 
 

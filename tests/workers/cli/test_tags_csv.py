@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 
+from engine.catalog import ItemSettings
 from workers.cli import tags_csv
 from workers.cli.tags_csv import TagFile, read_tags
 
@@ -31,6 +32,38 @@ def test_a_row_becomes_a_tag_with_exact_numbers() -> None:
     assert (tag.tag_name, tag.opc_node_id, tag.data_type, tag.unit) == ("P", "ns=2;s=P", "DOUBLE", "PSI")
     assert (tag.scaling_factor, tag.offset, tag.well_id) == (Decimal("0.00005"), Decimal("-1.10"), WELL_ID)
     assert (found.lines, found.problems) == ([2], [])
+
+
+def test_settings_are_read_in_any_case_and_an_empty_cell_leaves_them_to_the_connection() -> None:
+    found = read(
+        "tag_name,opc_node_id,read_mode,publishing_interval_ms,sampling_interval_ms,queue_size,discard_oldest,"
+        "deadband_type,deadband_value,data_change_trigger,timestamps_to_return\n"
+        "A,i=1,Subscribe,250,-1,7,No,percent,0.5,statusvalue,both\nB,i=2,,,,,,,,,\n"
+    )
+    assert found.problems == []
+    assert [tag.settings for tag in found.tags] == [
+        ItemSettings(
+            read_mode="subscribe",
+            publishing_interval_ms=250.0,
+            sampling_interval_ms=-1.0,
+            queue_size=7,
+            discard_oldest=False,
+            deadband_type="Percent",
+            deadband_value=0.5,
+            data_change_trigger="StatusValue",
+            timestamps_to_return="Both",
+        ),
+        ItemSettings(),
+    ]
+
+
+def test_settings_that_cannot_be_read_are_told() -> None:
+    text = "tag_name,opc_node_id,queue_size,discard_oldest,deadband_value\nA,i=1,1.5,maybe,a lot\n"
+    assert [(problem.column, problem.message) for problem in read(text).problems] == [
+        ("queue_size", "'1.5' is not a whole number"),
+        ("discard_oldest", "'maybe' is not yes or no"),
+        ("deadband_value", "'a lot' is not a number"),
+    ]
 
 
 def test_a_byte_order_mark_spaces_empty_lines_and_windows_line_ends_are_no_problem() -> None:
