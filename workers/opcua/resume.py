@@ -31,6 +31,7 @@ from asyncua.ua.uaerrors import UaStatusCodeError
 
 from engine.errors import ConnectionRefused, ScadaError
 from engine.metrics import Counter
+from workers.opcua.seam import status_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,7 +182,7 @@ async def _transfer(channel: Channel, held: Held, counters: TenantSlots) -> None
         try:
             results = await channel.session.transfer_subscriptions(request)
         except UaStatusCodeError as exc:
-            log.info("subscriptions cannot be taken over", status=exc.code)
+            log.info("subscriptions cannot be taken over", status=status_name(exc.code))
             for flow in flows:
                 flow.ended = True
             held.untransferred = False
@@ -195,5 +196,6 @@ async def _transfer(channel: Channel, held: Held, counters: TenantSlots) -> None
             counters.count(Counter.TRANSFERRED_SUBSCRIPTIONS)
             held.available[flow.subscription_id] = [int(n) for n in result.AvailableSequenceNumbers or ()]
         elif code != StatusCodes.BadNothingToDo:
+            log.info("a subscription cannot be taken over", status=status_name(code))
             flow.ended = True
     held.untransferred = False

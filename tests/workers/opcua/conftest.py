@@ -11,7 +11,8 @@ import uvloop
 from engine.metrics import MetricsPage
 from tests.servers.cutting_proxy import CuttingProxy
 from tests.workers.opcua.plant import Plant
-from tests.workers.opcua.tenant import Tenant
+from tests.workers.opcua.publishing_script import Running, Script
+from tests.workers.opcua.tenant import Tenant, until
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -57,3 +58,14 @@ async def proxy(plant: Plant) -> AsyncIterator[CuttingProxy]:
     proxy = await CuttingProxy.start("127.0.0.1", plant.port)
     yield proxy
     await proxy.stop()
+
+
+@pytest.fixture
+async def running(tenant: Tenant) -> AsyncIterator[Running]:
+    """A pump with two publish requests outstanding and a ring of ten rows."""
+    tenant.use_ring(10)
+    running = Running(Script(), tenant)
+    await until(lambda: len(running.script.waiting) == 2)
+    yield running
+    running.task.cancel()
+    await asyncio.wait([running.task])

@@ -3,187 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import struct
-from collections.abc import AsyncIterator
-from dataclasses import replace
-from typing import cast
 
-import numpy as np
 import pytest
-from asyncua.ua.uaerrors import BadSubscriptionIdInvalid
 
-from engine.continuity import Continuity
 from engine.errors import ConnectionRefused, MalformedMessage, ScadaError
-from engine.gaps import Cause
 from engine.metrics import Counter, DropReason
-from tests.workers.opcua.tenant import FAST, Tenant, until
-from workers.opcua.channel import Channel
-from workers.opcua.flow import REPUBLISH, Flow
-from workers.opcua.pump import Pump
-from workers.opcua.seam import Answer
-
-SLOTS = np.zeros(1, np.uint32)
-BAD_TIMEOUT = 0x800A_0000
-BAD_SUBSCRIPTION_ID_INVALID = 0x8028_0000
-BAD_MESSAGE_NOT_AVAILABLE = 0x807B_0000
-BAD_NO_SUBSCRIPTION = 0x8079_0000
-BAD_TOO_MANY_PUBLISH_REQUESTS = 0x8078_0000
-
-
-class Script:
-    """Stands where the Channel does, and keeps what was published; the test answers."""
-
-    session_timeout_s = 60.0
-
-    def __init__(self) -> None:
-        self.waiting: list[asyncio.Future[Answer]] = []
-        self.published: list[list[tuple[int, int]]] = []
-        self.aborted: ScadaError | None = None
-        self.touched = 0
-        self.gone: set[int] = set()
-        # Sequence number -> what a Republish is answered with; any other one is BadMessageNotAvailable.
-        self.kept: dict[int, bytes] = {}
-        self.asked: list[int] = []
-
-    @property
-    def lost(self) -> bool:
-        return self.aborted is not None
-
-    @property
-    def acked(self) -> list[int]:
-        return [number for acks in self.published for _, number in acks]
-
-    def publish(self, acks: list[tuple[int, int]]) -> asyncio.Future[Answer]:
-        if self.aborted:
-            raise self.aborted
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self.published.append(list(acks))
-        self.waiting.append(future)
-        return future
-
-    def failed(self, exc: BaseException) -> ScadaError:
-        return self.aborted or cast(ScadaError, exc)
-
-    def abort(self, reason: ScadaError) -> None:
-        self.aborted = self.aborted or reason
-        for future in self.waiting:
-            future.set_exception(self.aborted)
-        self.waiting.clear()
-
-    async def touch(self, subscription_ids: list[int]) -> None:
-        self.touched += 1
-        if self.gone.intersection(subscription_ids):
-            raise ConnectionRefused("no sign of life") from BadSubscriptionIdInvalid()  # type: ignore[no-untyped-call]
-
-    async def call(self, type_id: int, body: bytes, *, doing: str) -> bytes:
-        assert (type_id, doing) == (REPUBLISH, "a message was not sent again")
-        subscription_id, number = struct.unpack("<II", body)
-        self.asked.append(number)
-        await asyncio.sleep(0)
-        if subscription_id in self.gone:
-            return fault(BAD_SUBSCRIPTION_ID_INVALID)
-        return self.kept.get(number, fault(BAD_MESSAGE_NOT_AVAILABLE))
-
-    def answer(self, body: bytes) -> None:
-        self.waiting.pop(0).set_result(memoryview(body))
-
-
-def header(type_id: int, result: int = 0) -> bytes:
-    return b"\x01\x00" + struct.pack("<HqIIBiHB", type_id, 0, 1, result, 0, -1, 0, 0)
-
-
-def data(sequence: int, *values: float, handle: int = 0, subscription_id: int = 7) -> bytes:
-    return response(sequence, 1, changes(*values, handle=handle), subscription_id=subscription_id)
-
-
-def republished(sequence: int, *values: float) -> bytes:
-    return header(835) + struct.pack("<Iqi", sequence, 0, 1) + changes(*values)
-
-
-def changes(*values: float, handle: int = 0) -> bytes:
-    items = b"".join(
-        struct.pack("<IBBdI", handle, 0x03, 11, value, 0) for value in values
-    )  # value and status, type Double
-    body = struct.pack("<i", len(values)) + items + struct.pack("<i", -1)
-    return b"\x01\x00" + struct.pack("<HBi", 811, 1, len(body)) + body
-
-
-def response(
-    sequence: int,
-    count: int,
-    notifications: bytes = b"",
-    results: tuple[int, ...] = (),
-    subscription_id: int = 7,
-) -> bytes:
-    message = struct.pack("<IiBIqi", subscription_id, -1, 0, sequence, 0, count) + notifications
-    acked = struct.pack(f"<i{len(results)}I", len(results), *results)
-    return header(829) + message + acked + struct.pack("<i", -1)
-
-
-def keep_alive(sequence: int, subscription_id: int = 7) -> bytes:
-    return response(sequence, -1, subscription_id=subscription_id)
-
-
-def fault(result: int) -> bytes:
-    return header(397, result)
-
-
-def status_change(sequence: int, status: int) -> bytes:
-    body = struct.pack("<IB", status, 0)
-    return response(sequence, 1, b"\x01\x00" + struct.pack("<HBi", 820, 1, len(body)) + body)
-
-
-def flow_of(subscription_id: int) -> Flow:
-    return Flow(subscription_id, publishing_interval_s=0.02, keep_alive_s=0.1, lifetime_s=60.0, slots=SLOTS)
-
-
-class Running:
-    """A pump that runs in a task."""
-
-    def __init__(self, script: Script, tenant: Tenant, *, requests: int = 2) -> None:
-        self.script = script
-        self.tenant = tenant
-        self.continuity = Continuity(tenant.ring)
-        self.flows = [flow_of(7)]
-        self.lost: list[tuple[int, str]] = []
-        self.pump = Pump(
-            channel=cast(Channel, script),
-            flows=self.flows,
-            ring=tenant.ring,
-            slots=SLOTS,
-            counters=tenant.counters,
-            settings=replace(FAST, publish_requests=requests, request_timeout_s=0.05),
-            sink=tenant.sink,
-            continuity=self.continuity,
-            ended=lambda flow, reason: self.lost.append((flow.subscription_id, reason)),
-        )
-        self.task = asyncio.create_task(self.pump.run())
-
-    async def replaced(self, answers: int) -> None:
-        """Wait until a publish request was sent for each of so many answers, behind the first two."""
-        await until(lambda: len(self.script.published) == 2 + answers)
-
-    def gap(self) -> bool:
-        """Whether rows were said to be missing."""
-        return any(mark.cause == Cause.MISSING_MESSAGE for mark in self.continuity._marks)
-
-    async def ended(self) -> BaseException:
-        async with asyncio.timeout(5.0):
-            await asyncio.wait([self.task])
-        error = self.task.exception()
-        assert error is not None
-        return error
-
-
-@pytest.fixture
-async def running(tenant: Tenant) -> AsyncIterator[Running]:
-    """A pump with two publish requests outstanding and a ring of ten rows."""
-    tenant.use_ring(10)
-    running = Running(Script(), tenant)
-    await until(lambda: len(running.script.waiting) == 2)
-    yield running
-    running.task.cancel()
-    await asyncio.wait([running.task])
+from tests.workers.opcua.publishing_script import (
+    BAD_NO_SUBSCRIPTION,
+    BAD_TIMEOUT,
+    BAD_TOO_MANY_PUBLISH_REQUESTS,
+    Running,
+    data,
+    fault,
+    flow_of,
+    keep_alive,
+    response,
+    status_change,
+)
+from tests.workers.opcua.tenant import until
 
 
 async def test_two_requests_stay_outstanding_and_each_message_is_acknowledged(running: Running) -> None:
@@ -237,114 +74,6 @@ async def test_missing_sequence_numbers_are_counted(
         running.script.answer(message)
         await running.replaced(count)
     assert running.tenant.counted(Counter.MISSED_MESSAGES) == missed
-
-
-async def test_missing_messages_are_asked_for_and_stored_in_their_order(running: Running) -> None:
-    script, tenant = running.script, running.tenant
-    script.kept = {2: republished(2, 2.0), 3: republished(3, 3.0)}
-    script.answer(data(1, 1.0))
-    script.answer(data(4, 4.0))
-    await until(lambda: script.acked == [1, 2, 3, 4])
-    raw = tenant.sink.drain()
-    assert list(raw.value) == [1.0, 2.0, 3.0, 4.0]
-    assert script.asked == [2, 3]
-    assert tenant.counted(Counter.MISSED_MESSAGES) == 2
-    assert tenant.counted(Counter.REPUBLISHED_MESSAGES) == 2
-    assert not running.gap()
-
-
-async def test_a_missing_message_that_the_server_no_longer_has_is_a_gap_and_the_next_ones_are_had(
-    running: Running,
-) -> None:
-    script = running.script
-    script.kept = {3: republished(3, 3.0)}
-    script.answer(data(1, 1.0))
-    script.answer(data(4, 4.0))
-    await until(lambda: script.acked == [1, 3, 4])
-    assert script.asked == [2, 3]
-    assert running.gap()
-
-
-async def test_a_message_that_a_keep_alive_shows_to_be_missing_is_asked_for_at_once(running: Running) -> None:
-    script = running.script
-    script.kept = {2: republished(2, 2.0)}
-    script.answer(data(1, 1.0))
-    script.answer(keep_alive(3))
-    await until(lambda: script.acked == [1, 2])
-    assert not running.gap()
-
-
-async def test_so_many_missing_messages_that_no_server_has_them_are_not_all_asked_for(
-    running: Running,
-) -> None:
-    script = running.script
-    script.answer(data(1, 1.0))
-    script.answer(data(1_000_000, 2.0))
-    await until(lambda: script.acked == [1, 1_000_000])
-    assert len(script.asked) == 1_024
-    assert script.asked[-1] == 999_999
-    assert running.tenant.counted(Counter.MISSED_MESSAGES) == 999_998
-    assert running.gap()
-
-
-@pytest.mark.parametrize("number", [1, 2, 0xFFFF_FFFF])
-async def test_a_message_that_comes_twice_is_stored_once(running: Running, number: int) -> None:
-    script, tenant = running.script, running.tenant
-    script.answer(data(1, 1.0))
-    script.answer(data(2, 2.0))
-    await running.replaced(2)
-    script.answer(data(number, 9.0))
-    script.answer(data(3, 3.0))
-    await running.replaced(4)
-    assert list(tenant.sink.drain().value) == [1.0, 2.0, 3.0]
-    assert script.acked == [1, 2, number, 3]
-    assert tenant.sink.rows == 3
-
-
-async def test_a_republished_message_that_cannot_be_read_or_is_another_one_is_a_gap(running: Running) -> None:
-    script = running.script
-    script.kept = {2: republished(2, 2.0)[:-3], 3: republished(9, 9.0)}
-    script.answer(data(1, 1.0))
-    script.answer(data(4, 4.0))
-    await until(lambda: script.acked == [1, 4])
-    assert list(running.tenant.sink.drain().value) == [1.0, 4.0]
-    assert running.tenant.counted(Counter.MALFORMED_MESSAGES) == 1
-    assert running.gap()
-
-
-async def test_republished_messages_wait_for_space_in_the_ring(running: Running) -> None:
-    script, tenant = running.script, running.tenant
-    script.kept = {2: republished(2, *range(9))}
-    script.answer(data(1, *range(8)))
-    script.answer(data(3, 3.0))
-    await until(lambda: tenant.sink.waits == 1)
-    assert script.acked == [1]
-    tenant.sink.drain()
-    await until(lambda: script.acked == [1, 2, 3])
-
-
-async def test_what_was_sent_while_nobody_listened_is_asked_for_until_there_is_no_more(
-    running: Running,
-) -> None:
-    script = running.script
-    script.answer(data(1, 1.0))
-    await running.replaced(1)
-    script.kept = {number: republished(number, float(number)) for number in (2, 3, 4)}
-    await running.pump.recover(running.flows[0])
-    assert script.asked == [2, 3, 4, 5]
-    assert list(running.tenant.sink.drain().value) == [1.0, 2.0, 3.0, 4.0]
-    assert running.flows[0].next_sequence == 5
-
-
-async def test_of_the_messages_that_a_transfer_names_those_in_between_are_gaps(running: Running) -> None:
-    script = running.script
-    script.answer(data(1, 1.0))
-    await running.replaced(1)
-    script.kept = {number: republished(number, float(number)) for number in (3, 4)}
-    await running.pump.recover(running.flows[0], [4, 1, 3])
-    assert script.asked == [2, 3, 4]
-    assert list(running.tenant.sink.drain().value) == [1.0, 3.0, 4.0]
-    assert running.gap()
 
 
 async def test_a_subscription_that_is_gone_when_messages_are_asked_for_has_ended(running: Running) -> None:
