@@ -18,6 +18,7 @@ from engine.errors import ScadaError
 CLAIMS = {
     "decode": "publish responses into the ring, against asyncua's decoder and handlers",
     "copy": "Store.write, against pre-encoded COPY and the earlier service's INSERT ... unnest",
+    "receive": "400,000 values/s from open62541 into the ring, and the core that takes, against asyncua",
     "metrics": "a scrape of 300 tenants, against prometheus-client's own rendering",
     "start": "command to ready engine, and a worker's memory, against the bare imports",
 }
