@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 from asyncua import ua
+from asyncua.ua.attribute_ids import AttributeIds
 from cryptography import x509
 
 from engine._fastpath import Publish, Ring, decode_publish
@@ -70,9 +71,7 @@ async def subscribe(one: Channel) -> int:
             lambda _result: None,
         )
         item = ua.MonitoredItemCreateRequest(
-            ItemToMonitor=ua.ReadValueId(
-                NodeId=ua.NodeId.from_string(TAG), AttributeId=ua.AttributeIds.Value
-            ),
+            ItemToMonitor=ua.ReadValueId(NodeId=ua.NodeId.from_string(TAG), AttributeId=AttributeIds.Value),
             MonitoringMode=ua.MonitoringMode.Reporting,
             RequestedParameters=ua.MonitoringParameters(ClientHandle=0, SamplingInterval=20.0, QueueSize=100),
         )
