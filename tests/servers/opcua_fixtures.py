@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from tests.servers.asyncua_server import asyncua_server as run_asyncua
 from tests.servers.debian_root import ServerMissing
@@ -16,6 +19,7 @@ from tests.servers.open62541 import open62541_server as run_open62541
 from tests.servers.running_server import MAKERS, running_server
 from tests.servers.server_options import Limits, ServerOptions
 from tests.servers.simulator import simulator as run_simulator
+from workers.opcua.pki import Pki
 
 
 @contextmanager
@@ -89,3 +93,22 @@ def secured_server(
     )
     with _or_fail(running_server(request.param, options)) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def pki_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder where our own certificate is made once; a test adds a tenant of its own, who trusts nobody yet."""
+    return tmp_path_factory.mktemp("pki")
+
+
+@pytest.fixture
+def pki(pki_folder: Path) -> Pki:
+    """Our own certificate, and a tenant that trusts nobody yet."""
+    return Pki(pki_folder, f"t{secrets.token_hex(4)}")
+
+
+@pytest.fixture
+def trusting(pki: Pki, server_identity: Identity) -> Pki:
+    """A tenant that trusts the secured servers."""
+    pki.trust(x509.load_der_x509_certificate(server_identity.der))
+    return pki

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import defaultdict
 from collections.abc import Callable
@@ -16,8 +17,9 @@ from tests.workers.opcua.tenant import Tenant, connection, until
 
 if TYPE_CHECKING:
     from tests.servers.opcua_server import OpcuaServer, ServedVariable
+    from workers.opcua.pki import Pki
 
-MODES = ("None",)
+MODES = ("None", "Sign", "SignAndEncrypt")
 SETTINGS = replace(
     OpcuaSettings(),
     publishing_interval_ms=50,
@@ -44,8 +46,11 @@ class Row:
 class Cell:
     """A running connection, and its readings by node id in the order in which they came."""
 
-    def __init__(self, tenant: Tenant, server: OpcuaServer, node_ids: tuple[str, ...]) -> None:
+    def __init__(
+        self, tenant: Tenant, server: OpcuaServer, node_ids: tuple[str, ...], task: asyncio.Task[None]
+    ) -> None:
         self.tenant = tenant
+        self._task = task
         self.server = server
         self.node_ids = node_ids
         self.rows: defaultdict[str, list[Row]] = defaultdict(list)
@@ -58,12 +63,17 @@ class Cell:
         *node_ids: str,
         settings: OpcuaSettings = SETTINGS,
         endpoint: str | None = None,
+        pki: Pki | None = None,
         **changes: Any,
     ) -> Cell:
         """Connect with a tag for each node id; `changes` are fields of the connection."""
         wanted = connection(endpoint or server.endpoint, *node_ids, **changes)
-        tenant.connect(wanted, settings)
-        return cls(tenant, server, node_ids)
+        return cls(tenant, server, node_ids, tenant.connect(wanted, settings, pki=pki))
+
+    async def stop(self) -> None:
+        """End the connection."""
+        self._task.cancel()
+        await asyncio.wait([self._task], timeout=10)
 
     def drain(self) -> None:
         """Take what has arrived out of the ring."""
@@ -100,6 +110,11 @@ class Cell:
     def has(self, count: int, *node_ids: str) -> bool:
         """Return whether each of the nodes (of all, if none is named) has so many rows."""
         return all(len(self.rows[node_id]) >= count for node_id in node_ids or self.node_ids)
+
+
+def security(mode: str) -> dict[str, Any]:
+    """Return a connection's fields for a mode, with the strongest policy that the server has."""
+    return {"security_mode": mode, "security_policy": "None" if mode == "None" else "Auto"}
 
 
 def steps_are_whole(values: list[float | None]) -> bool:

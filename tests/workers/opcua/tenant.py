@@ -88,8 +88,8 @@ class Tenant:
         self.ring = Ring(rows)
         self.sink = RecordingSink(self.ring)
 
-    def connect(self, wanted: Connection, settings: OpcuaSettings = FAST) -> asyncio.Task[None]:
-        """Run a Connector; slot i is tag i."""
+    def connect(self, wanted: Connection, settings: OpcuaSettings = FAST, **more: Any) -> asyncio.Task[None]:
+        """Run a Connector; slot i is tag i. `more` is what a Connector may be given besides."""
         connector = Connector(
             wanted,
             slots=np.arange(len(wanted.tags), dtype=np.uint32),
@@ -97,6 +97,7 @@ class Tenant:
             counters=self.counters,
             settings=settings,
             sink=self.sink,
+            **more,
         )
         task = asyncio.create_task(connector.run())
         self._tasks.append(task)
