@@ -342,7 +342,12 @@ class AddressSpace:
         return found
 
     async def our_types(self, data_types: Iterable[ua.NodeId]) -> dict[ua.NodeId, str | None]:
-        """Return our word (DOUBLE, ENUM, STRUCT, ...) for each data type; None for one that can be anything.
+        """Return our word (DOUBLE, ENUM, STRUCT, ...) for each data type; None for one that can be anything."""
+        standard = await self.standard_types(data_types)
+        return {one: None if number is None else _OUR_TYPES.get(number) for one, number in standard.items()}
+
+    async def standard_types(self, data_types: Iterable[ua.NodeId]) -> dict[ua.NodeId, int | None]:
+        """Return the number below 30 in namespace 0 of the nearest supertype, or of the type itself; None without one.
 
         Types are looked up by their supertypes, each type once for as long as this object lives.
         """
@@ -360,16 +365,16 @@ class AddressSpace:
                 one for one in parents
                 if one is not None and _built_in(one) is None and one not in self._supertypes
             }  # fmt: skip
-        return {one: self._our_type(one) for one in wanted}
+        return {one: self._standard_type(one) for one in wanted}
 
-    def _our_type(self, data_type: ua.NodeId) -> str | None:
+    def _standard_type(self, data_type: ua.NodeId) -> int | None:
         node: ua.NodeId | None = data_type
         for _ in range(_ANCESTORS_MOST):
             if node is None:
                 return None
             number = _built_in(node)
             if number is not None:
-                return _OUR_TYPES.get(number)
+                return number
             node = self._supertypes.get(node)
         return None
 

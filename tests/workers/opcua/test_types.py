@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from uuid import uuid4
 
+import numpy as np
+import orjson
 import pytest
 
+from engine._fastpath import Ring, decode_read, encode_read
 from engine.catalog.records import Tag
 from engine.catalog.tag_set import TagSet
 from tests.servers.opcua_server import OpcuaServer
@@ -58,6 +61,37 @@ async def test_what_is_no_enumeration_costs_only_its_own_names(
     assert found.problems[0] == (
         "no names for ns=1;s=type.Double: it is no enumeration, and has no EnumStrings, EnumValues or TrueState"
     )
+
+
+@pytest.mark.parametrize("server", SERVERS)
+async def test_a_structure_is_read_by_the_names_of_its_fields(
+    request: pytest.FixtureRequest, server: str
+) -> None:
+    served: OpcuaServer = request.getfixturevalue(server)
+    wanted = tags(structure_Point="STRUCT", type_Double="STRUCT")
+    async with session(served.endpoint) as channel:
+        addresses = await resolve(channel, wanted)
+        found = await read_types(channel, wanted, addresses)
+        (text,) = await texts(channel, addresses.wire(np.array([0], np.int32))[0], found)
+    assert text == '{"x":1.5,"y":-2.5,"name":"valve"}'
+    assert found.problems == ("no names for ns=1;s=type.Double: it is no structure",)
+
+
+async def test_structures_of_the_standard_need_no_question(asyncua_server: OpcuaServer) -> None:
+    async with session(asyncua_server.endpoint) as channel:
+        # BuildInfo; its NodeId with the number in one byte has no room for 2260.
+        (text,) = await texts(channel, [b"\x01\x00\xd4\x08"], NodeTypes())
+    assert orjson.loads(text or "").keys() >= {"ProductUri", "SoftwareVersion", "BuildDate"}
+
+
+async def texts(channel: Channel, node_ids: list[bytes], types: NodeTypes) -> list[str | None]:
+    """Read values as the engine does, and return their texts."""
+    answer = await channel.call(631, encode_read(node_ids, None, 2), doing="values not read")
+    ring = Ring(16)
+    slots = np.arange(len(node_ids), dtype=np.uint32)
+    assert decode_read(answer, ring, slots, 0, text_of=types.text_of).rows == len(node_ids)
+    batch = ring.drain(16)
+    return [batch.texts.get(row) for row in range(len(batch))]
 
 
 async def test_nothing_is_asked_for_plain_numbers(asyncua_server: OpcuaServer) -> None:
