@@ -51,7 +51,19 @@ _SHOWN_MOST_CHARACTERS = 80
 # What the engine calls a field, where more differs than the spelling.
 _API_NAMES = {"page_token": "cursor", "after": "cursor", "connection_id": "id"}
 _SNAKE_CASE = re.compile(r"(?<!['\"\w])[a-z]+(?:_[a-z]+)+(?!['\"\w])")
-_FIELDS_IN_MESSAGES = frozenset({"security_mode", "security_policy", "opc_node_id", "tag_name", "data_type"})
+_FIELDS_IN_MESSAGES = frozenset(
+    {
+        "security_mode",
+        "security_policy",
+        "allow_deprecated_policies",
+        "user_certificate",
+        "user_private_key",
+        "deadband_type",
+        "opc_node_id",
+        "tag_name",
+        "data_type",
+    }
+)
 
 
 class Busy(Exception):

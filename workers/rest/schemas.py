@@ -13,7 +13,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic.alias_generators import to_camel
 
-from engine.catalog import ConnectionSummary, NewConnection, NewTag, Tag
+from engine.catalog import ITEM_COLUMNS, ConnectionSummary, ItemSettings, NewConnection, NewTag, Tag
 from workers.reading_pages import PAGE_ROWS_DEFAULT, PAGE_ROWS_MOST
 
 
@@ -27,18 +27,57 @@ class _Sent(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
 
-class ConnectionBody(_Received):
+class _ItemFields(BaseModel):
+    """How tags are read. A tag's null leaves it to its connection, a connection's null to the engine's settings."""
+
+    read_mode: str | None = Field(None, description="subscribe, or poll every pollIntervalSeconds.")
+    publishing_interval_ms: float | None = Field(None, description="How often the server reports changes.")
+    sampling_interval_ms: float | None = Field(
+        None, description="How often it looks for one; -1 is the publishing interval, 0 as fast as it can."
+    )
+    queue_size: int | None = Field(None, description="Changes that it keeps between two reports.")
+    discard_oldest: bool | None = Field(None, description="Which one goes when the queue is full.")
+    deadband_type: str | None = Field(
+        None, description="None, Absolute (raw units) or Percent (of the node's EURange)."
+    )
+    deadband_value: float | None = Field(None, description="The least change to report.")
+    data_change_trigger: str | None = Field(None, description="Status, StatusValue or StatusValueTimestamp.")
+    timestamps_to_return: str | None = Field(None, description="Source, Server or Both.")
+
+    def settings(self) -> ItemSettings:
+        """Return them as the catalog has them."""
+        return ItemSettings(**{name: getattr(self, name) for name in ITEM_COLUMNS})
+
+
+class ConnectionBody(_ItemFields, _Received):
     """An OPC UA server to read from."""
 
     well_id: UUID = Field(description="The well that its tags belong to, unless they say otherwise.")
     name: str
     description: str | None = None
     endpoint_url: str = Field(examples=["opc.tcp://10.0.0.5:4840"])
-    security_mode: str = Field("None", description="None, Sign or SignAndEncrypt.")
-    security_policy: str = Field("None", description="None, or such as Basic256Sha256.")
+    failover_urls: list[str] = Field(
+        [], description="Its other addresses, or its redundant partners; at most 8."
+    )
+    security_mode: str = Field(
+        "None", description="None, Sign, SignAndEncrypt, or Auto: the strongest there is."
+    )
+    security_policy: str = Field("None", description="None, Auto, or such as Basic256Sha256.")
+    allow_deprecated_policies: bool = Field(False, description="Also Basic128Rsa15 and Basic256.")
     username: str | None = None
     password: SecretStr | None = Field(
         None, description="Stored encrypted and never returned.", json_schema_extra={"writeOnly": True}
+    )
+    allow_plain_password: bool = Field(
+        False, description="Send the password readable where the server offers nothing better."
+    )
+    user_certificate: str | None = Field(
+        None, description="The user's X509 certificate, PEM.", json_schema_extra={"writeOnly": True}
+    )
+    user_private_key: SecretStr | None = Field(
+        None,
+        description="Its key, PEM. Stored encrypted and never returned.",
+        json_schema_extra={"writeOnly": True},
     )
     poll_interval_seconds: int = Field(60, description="1 to 86400.")
     is_enabled: bool = True
@@ -56,10 +95,18 @@ class ConnectionBody(_Received):
             password=None if self.password is None else self.password.get_secret_value(),
             poll_interval_seconds=self.poll_interval_seconds,
             is_enabled=self.is_enabled,
+            failover_urls=tuple(self.failover_urls),
+            settings=self.settings(),
+            user_certificate=self.user_certificate,
+            user_private_key=None
+            if self.user_private_key is None
+            else self.user_private_key.get_secret_value(),
+            allow_deprecated_policies=self.allow_deprecated_policies,
+            allow_plain_password=self.allow_plain_password,
         )
 
 
-class TagBody(_Received):
+class TagBody(_ItemFields, _Received):
     """An OPC UA node to read: raw x scalingFactor + offset is what is stored."""
 
     tag_name: str = Field(examples=["CASING_PRESSURE"])
@@ -80,6 +127,7 @@ class TagBody(_Received):
             scaling_factor=self.scaling_factor,
             offset=self.offset,
             well_id=self.well_id,
+            settings=self.settings(),
         )
 
 
@@ -114,7 +162,18 @@ class ReadingsQuery(_Received):
     cursor: str = Field("", max_length=200, description="X-Next-Cursor of the page before.")
 
 
-class ConnectionView(_Sent):
+class ActiveView(_Sent):
+    """What a connection uses now, and what the server made of what was asked for."""
+
+    endpoint_url: str
+    security_mode: str
+    security_policy: str
+    monitored: int = Field(description="Tags that are read, by a subscription or by polling.")
+    revised_publishing_interval_ms: float | None
+    revised_lifetime_ms: float | None
+
+
+class ConnectionView(_ItemFields, _Sent):
     """An OPC UA server and how it is doing."""
 
     id: UUID
@@ -127,12 +186,17 @@ class ConnectionView(_Sent):
     username: str | None
     poll_interval_seconds: int
     is_enabled: bool
+    failover_urls: list[str]
+    has_user_certificate: bool
+    allow_deprecated_policies: bool
+    allow_plain_password: bool
     last_connected_at: datetime | None
     last_error: str | None
     tag_count: int
+    active: ActiveView | None = Field(description="null while it is not connected.")
 
 
-class TagView(_Sent):
+class TagView(_ItemFields, _Sent):
     """A tag. `tagId` is its number in gRPC and in the tables."""
 
     tag_id: int
@@ -185,7 +249,7 @@ class ErrorView(_Sent):
 
 def connection_of(summary: ConnectionSummary) -> dict[str, Any]:
     """Return a connection as ConnectionView describes it."""
-    seen = summary.last_connected_at
+    seen, active = summary.last_connected_at, summary.active
     return {
         "id": summary.id,
         "wellId": summary.well_id,
@@ -197,9 +261,23 @@ def connection_of(summary: ConnectionSummary) -> dict[str, Any]:
         "username": summary.username,
         "pollIntervalSeconds": summary.poll_interval_seconds,
         "isEnabled": summary.is_enabled,
+        "failoverUrls": summary.failover_urls,
+        "hasUserCertificate": summary.has_user_certificate,
+        "allowDeprecatedPolicies": summary.allow_deprecated_policies,
+        "allowPlainPassword": summary.allow_plain_password,
+        **_settings_of(summary.settings),
         "lastConnectedAt": None if seen is None else seen.astimezone(UTC),
         "lastError": summary.last_error,
         "tagCount": summary.tags,
+        "active": active
+        and {
+            "endpointUrl": active.endpoint_url,
+            "securityMode": active.security_mode,
+            "securityPolicy": active.security_policy,
+            "monitored": active.monitored,
+            "revisedPublishingIntervalMs": active.revised_publishing_interval_ms,
+            "revisedLifetimeMs": active.revised_lifetime_ms,
+        },
     }
 
 
@@ -216,4 +294,9 @@ def tag_of(tag: Tag) -> dict[str, Any]:
         "unit": tag.unit,
         "scalingFactor": tag.scaling_factor,
         "offset": tag.offset,
+        **_settings_of(tag.settings),
     }
+
+
+def _settings_of(settings: ItemSettings) -> dict[str, Any]:
+    return {to_camel(name): getattr(settings, name) for name in ITEM_COLUMNS}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
 from engine import catalog, database
+from tests.engine.catalog_entries import CERTIFICATE, PRIVATE_KEY
 from tests.servers.databases import run
 from tests.workers.rest.conftest import SECRETS_KEY, Plant
 from workers.rest.schemas import ConnectionView, TagView
@@ -51,6 +52,71 @@ def test_a_connection_that_is_created_is_listed_and_runs_with_its_password(plant
     )
 
 
+SETTINGS = {
+    "readMode": "poll",
+    "publishingIntervalMs": 250.0,
+    "samplingIntervalMs": -1.0,
+    "queueSize": 7,
+    "discardOldest": False,
+    "deadbandType": "Percent",
+    "deadbandValue": 0.5,
+    "dataChangeTrigger": "Status",
+    "timestampsToReturn": "Both",
+}
+
+
+def test_what_the_earlier_service_did_not_know_may_be_left_out_and_is_kept(plant: Plant) -> None:
+    bare = added(plant, name="A")
+    assert (bare["securityMode"], bare["securityPolicy"], bare["failoverUrls"]) == ("None", "None", [])
+    assert {bare[name] for name in SETTINGS} == {None}
+    assert (bare["active"], bare["hasUserCertificate"]) == (None, False)
+    more = {
+        "failoverUrls": ["opc.tcp://b:4840"],
+        "securityMode": "Auto",
+        "securityPolicy": "Basic256",
+        "allowDeprecatedPolicies": True,
+        "allowPlainPassword": True,
+    }
+    full = added(plant, name="B", userCertificate=CERTIFICATE, userPrivateKey=PRIVATE_KEY, **more, **SETTINGS)
+    assert {name: full[name] for name in more | SETTINGS} == more | SETTINGS
+    assert full["hasUserCertificate"]
+    assert "PRIVATE KEY" not in str(full)
+    ConnectionView.model_validate(full)
+    body = {"tags": [{"tagName": "P", "opcNodeId": "/Objects/2:Plant/2:P[3]", "dataType": "ENUM"} | SETTINGS]}
+    (tag,) = plant.rest.post(f"/scada/connections/{bare['id']}/tags", body).json
+    assert {name: tag[name] for name in SETTINGS} == SETTINGS
+    TagView.model_validate(tag)
+
+
+def test_what_a_connection_uses_now_is_shown(plant: Plant) -> None:
+    created = added(plant)
+    active = catalog.ActiveConnection(
+        endpoint_url="opc.tcp://b:4840",
+        security_mode="Sign",
+        security_policy="Basic256Sha256",
+        monitored=3,
+        revised_publishing_interval_ms=1_000.0,
+    )
+
+    async def record() -> None:
+        async with await database.connect(plant.databases.tenant_dsn, application="test") as tenant:
+            await catalog.record_connection(
+                tenant, UUID(created["id"]), connected=True, error=None, active=active
+            )
+
+    run(record())
+    (shown,) = plant.rest.get("/scada/connections").json
+    assert shown["active"] == {
+        "endpointUrl": "opc.tcp://b:4840",
+        "securityMode": "Sign",
+        "securityPolicy": "Basic256Sha256",
+        "monitored": 3,
+        "revisedPublishingIntervalMs": 1_000.0,
+        "revisedLifetimeMs": None,
+    }
+    ConnectionView.model_validate(shown)
+
+
 def test_a_password_is_stored_sealed_never_returned_and_never_logged(plant: Plant) -> None:
     answers = [
         plant.rest.post("/scada/connections", connection_body(plant, username="reader", password=PASSWORD)),
@@ -80,6 +146,14 @@ def test_a_password_is_stored_sealed_never_returned_and_never_logged(plant: Plan
         ("pollIntervalSeconds", {"pollIntervalSeconds": 0}),
         ("pollIntervalSeconds", {"pollIntervalSeconds": 10**30}),
         ("password", {"password": "without a user name"}),
+        ("failoverUrls[1]", {"failoverUrls": ["opc.tcp://b:4840", "b"]}),
+        ("failoverUrls", {"failoverUrls": [f"opc.tcp://b:{port}" for port in range(1, 10)]}),
+        ("securityPolicy", {"securityMode": "Sign", "securityPolicy": "Basic256"}),
+        ("queueSize", {"queueSize": 0}),
+        ("deadbandValue", {"deadbandType": "Percent"}),
+        ("deadbandValue", {"deadbandValue": 1}),
+        ("userCertificate", {"userCertificate": CERTIFICATE}),
+        ("userPrivateKey", {"userPrivateKey": "no key"}),
         ("tenantId", {"tenantId": str(uuid4())}),
     ],
 )
