@@ -6,6 +6,9 @@ from libc.stdint cimport int32_t, uint8_t, uint64_t
 cdef enum:
     # Part 6, 5.2.2.16 asks decoders for at least 100 levels; engine.variants recurses as deep in Python.
     MOST_LEVELS = 100
+    # A matrix needs at most two lists an element. An array with a million dimensions of 1 would fill any memory.
+    LISTS_PER_ELEMENT = 4
+    LISTS_AT_LEAST = 200
 
 cdef enum BuiltInType:  # numbers on the wire: Part 6, table 1
     NULL_TYPE = 0
@@ -190,9 +193,12 @@ cdef int skip_element(Cursor* cursor, int built_in, int level) except -1:
 
 
 cdef int skip_dimensions(Cursor* cursor, Py_ssize_t length) except -1:
-    """Skip ArrayDimensions: each above 0, and their product the array's length."""
+    """Skip ArrayDimensions: each above 0, and their product the array's length.
+
+    As nested arrays, a dimension is as many lists as the product of those up to it; those of 1 make lists of nothing.
+    """
     cdef Py_ssize_t _, count = take_count(cursor, 4)
-    cdef uint64_t product = 1
+    cdef uint64_t product = 1, lists = 0
     cdef int32_t dimension
     if count <= 0:
         return 0
@@ -204,6 +210,9 @@ cdef int skip_dimensions(Cursor* cursor, Py_ssize_t length) except -1:
         product *= <uint64_t>dimension
         if product > <uint64_t>(length if length > 0 else 0):
             break
+        lists += product
+        if lists > <uint64_t>(LISTS_PER_ELEMENT * length + LISTS_AT_LEAST):
+            malformed(cursor, f"{count} array dimensions for {length} elements")
     if product != <uint64_t>length:
         malformed(cursor, f"array dimensions do not multiply to the array's length {length}")
     return 0

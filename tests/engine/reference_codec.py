@@ -1,4 +1,4 @@
-"""Publish responses in plain Python: the slow, obvious oracle for the compiled decoder.
+"""Answers of servers in plain Python: the slow, obvious oracle for the compiled decoder.
 
 `encode` writes what the dataclasses say, in the order of OPC 10000-6, 5.2, and `expected` says what readings the
 engine must make of it; neither shares code with the engine. The other direction is in reference_decoder.py.
@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 NOT_OURS = 0xFFFFFFFF
+BAD = 0x80000000
+BAD_INDEX_RANGE_NO_DATA = 0x80370000
 FIXED = dict(enumerate("?bBhHiIqQfd", start=1)) | {13: "q", 14: "16s", 19: "I"}
 
 
@@ -181,18 +183,77 @@ def encode(message: Message) -> bytes:
     )
 
 
-def expected(items: list[Item], slots: list[int], received_us: int) -> list[Row]:
+def read_response(values: list[Item], *, service_result: int = 0, tail: bytes | None = None) -> bytes:
+    """Encode a ReadResponse with these DataValues; `tail` stands in for its DiagnosticInfos."""
+    head = header(Message(None, service_result=service_result, type_id=numeric_node_id(634)))
+    return head + array([data_value(each) for each in values]) + (array(None) if tail is None else tail)
+
+
+@dataclass(frozen=True)
+class History:
+    """One HistoryReadResult; `values` None is a result without HistoryData."""
+
+    values: list[Item] | None
+    status: int = 0
+    continuation_point: bytes | None = None
+
+
+def history_data(values: list[Item] | None) -> bytes:
+    """Encode HistoryData as an ExtensionObject."""
+    return extension_object(
+        numeric_node_id(658), array(None if values is None else [data_value(each) for each in values])
+    )
+
+
+def history_response(results: list[History], *, service_result: int = 0, tail: bytes | None = None) -> bytes:
+    """Encode a HistoryReadResponse; `tail` stands in for its DiagnosticInfos."""
+    head = header(Message(None, service_result=service_result, type_id=numeric_node_id(667)))
+    nothing = extension_object(numeric_node_id(0, 0), None, 0)
+    encoded = [
+        struct.pack("<I", each.status)
+        + string(each.continuation_point)
+        + (nothing if each.values is None else history_data(each.values))
+        for each in results
+    ]
+    return head + array(encoded) + (array(None) if tail is None else tail)
+
+
+def expected(
+    items: list[Item], slots: list[int], received_us: int, elements: list[int] | None = None
+) -> list[Row]:
     """Return the readings that these items are, in their order; those with a handle of nobody are left out."""
     rows = []
     for item in items:
         slot = slots[item.handle] if item.handle < len(slots) else NOT_OURS
         if slot != NOT_OURS:
-            value, has_text = _columns(item.value)
-            rows.append(Row(_ts_us(item, received_us), slot, item.status or 0, value, has_text))
+            element = elements[item.handle] if elements and item.handle < len(elements) else -1
+            value, is_missing = picked(item.value, element)
+            status = item.status or 0
+            if is_missing and status < BAD:
+                status = BAD_INDEX_RANGE_NO_DATA
+            number, has_text = _columns(value)
+            rows.append(Row(ts_us_of(item, received_us), slot, status, number, has_text))
     return rows
 
 
-def _ts_us(item: Item, received_us: int) -> int:
+def picked(value: Variant | None, element: int) -> tuple[Variant | None, bool]:
+    """Return the value that is the reading, and whether the one that was asked for is missing."""
+    if element < 0 or value is None or value.built_in == 0:
+        return value, False
+    built_in, values = value.built_in, value.value
+    if built_in == 15 and not isinstance(values, list):
+        built_in, values = 3, list(values or b"")
+    if not isinstance(values, list):
+        return None, True
+    if len(values) == 1:
+        element = 0
+    if element >= len(values):
+        return None, True
+    return (values[element] if built_in == 24 else Variant(built_in, values[element])), False
+
+
+def ts_us_of(item: Item, received_us: int) -> int:
+    """Return the time of an item in microseconds since 1970."""
     for ticks in (item.source, item.server):
         if ticks is not None and ticks > 0:
             return ticks // 10 - 11_644_473_600_000_000

@@ -171,8 +171,9 @@ class Reader:
         return value, status, [source, server]
 
 
-def _row(reader: Reader, slots: list[int], received_us: int) -> Row | None:
-    handle = reader.unpack("I")
+def _row(reader: Reader, slots: list[int], received_us: int, handle: int | None = None) -> Row | None:
+    if handle is None:
+        handle = reader.unpack("I")
     (built_in, value), status, times = reader.data_value()
     slot = slots[handle] if handle < len(slots) else NOT_OURS
     ts_us = next((ticks // 10 - 11_644_473_600_000_000 for ticks in times if ticks > 0), received_us)
@@ -187,18 +188,88 @@ def _row(reader: Reader, slots: list[int], received_us: int) -> Row | None:
     return Row(ts_us, slot, status, float(value), built_in in (8, 9) and abs(value) > 2**53)
 
 
-def decode(data: bytes, slots: list[int], received_us: int) -> list[Row]:
-    """Return the readings of a publish response, republish response or service fault; raise Broken."""
-    reader = Reader(data)
+def _header(reader: Reader, type_ids: tuple[int, ...]) -> tuple[int, int]:
+    """Return the type of an answer and its result."""
     type_id = reader.node_id()
-    if type_id not in (397, 829, 835):
+    if type_id not in (397, *type_ids):
         raise Broken("TypeId")
     reader.take(12)
-    service_result = reader.unpack("I")
+    service_result: int = reader.unpack("I")
     reader.diagnostic_info()
     for _ in range(reader.count(4)):
         reader.string()
     reader.extension_object()
+    return type_id, service_result
+
+
+def _results(data: bytes, type_id: int, smallest: int, wanted: int) -> Reader | None:
+    """Return a reader at the results of an answer that has one for each thing asked, None for a fault."""
+    reader = Reader(data)
+    found, service_result = _header(reader, (type_id,))
+    if service_result & BAD:
+        return None
+    if found == 397 or max(reader.count(smallest), 0) != wanted:
+        raise Broken("results")
+    return reader
+
+
+def _end(reader: Reader) -> None:
+    for _ in range(reader.count(1)):
+        reader.diagnostic_info()
+    if reader.at != len(reader.data):
+        raise Broken("left over")
+
+
+def decode_read(data: bytes, slots: list[int], received_us: int) -> list[Row]:
+    """Return the readings of a read response; raise Broken."""
+    reader = _results(data, 634, 1, len(slots))
+    if reader is None:
+        return []
+    rows = [_row(reader, slots, received_us, place) for place in range(len(slots))]
+    _end(reader)
+    return [row for row in rows if row is not None]
+
+
+def decode_history(
+    data: bytes, slots: list[int], after_us: list[int], before_us: list[int], received_us: int
+) -> list[Row]:
+    """Return the readings of a history answer; raise Broken."""
+    reader = _results(data, 667, 11, len(slots))
+    if reader is None:
+        return []
+    rows = []
+    for place in range(len(slots)):
+        reader.take(4)
+        reader.string()
+        type_id, encoding, body = reader.extension_object()
+        if type_id != 658 or encoding != 1:
+            continue
+        values = Reader(body)
+        found = [_row(values, slots, received_us, place) for _ in range(values.count(1))]
+        rows += [row for row in found if row is not None and after_us[place] < row.ts_us < before_us[place]]
+        if values.at != len(body):
+            raise Broken("left over in HistoryData")
+    _end(reader)
+    return rows
+
+
+def decode_created(data: bytes, items: int) -> list[tuple[int, int, float, int]]:
+    """Return what became of each item of a CreateMonitoredItems request; raise Broken."""
+    reader = _results(data, 754, 23, items)
+    if reader is None:
+        return []
+    created = []
+    for _ in range(items):
+        created.append(tuple(reader.unpack(layout) for layout in "IIdI"))
+        reader.extension_object()
+    _end(reader)
+    return created
+
+
+def decode(data: bytes, slots: list[int], received_us: int) -> list[Row]:
+    """Return the readings of a publish response, republish response or service fault; raise Broken."""
+    reader = Reader(data)
+    type_id, service_result = _header(reader, (829, 835))
     if type_id == 397 or service_result & BAD:
         return []
     if type_id == 829:
@@ -208,8 +279,7 @@ def decode(data: bytes, slots: list[int], received_us: int) -> list[Row]:
     rows = _notifications(reader, slots, received_us)
     if type_id == 829:
         reader.take(4 * max(reader.count(4), 0))
-        for _ in range(reader.count(1)):
-            reader.diagnostic_info()
+        _end(reader)
     if reader.at != len(data):
         raise Broken("left over")
     return rows
