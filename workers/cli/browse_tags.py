@@ -112,4 +112,4 @@ def _unit(unit: str | None) -> str | None:
 def _reason(exc: InvalidInput) -> str:
     """Return why a row would not be imported, the same text for all rows with the same trouble."""
     field = exc.field.rpartition(".")[2]
-    return f"variables have a {field} that `tags import` does not take"
+    return f"variables whose {field} `tags import` does not take"
