@@ -75,8 +75,10 @@ class _Mark:
 class Continuity:
     """The newest reading of each slot of one tenant; single event loop, no locks."""
 
-    def __init__(self, ring: Ring) -> None:
+    def __init__(self, ring: Ring, *, wake: Callable[[], None] | None = None) -> None:
+        """`wake` is called when there is something to heed although no row may follow."""
         self._ring = ring
+        self._wake = wake
         self._taken = 0
         self._marks: deque[_Mark] = deque()
         self._late = False
@@ -125,6 +127,8 @@ class Continuity:
         """Say that the rows before this moment fill these gaps, which were recorded before."""
         if len(gaps):
             self._marks.append(_Mark(self.row, recovered=gaps))
+            if self._wake is not None:
+                self._wake()
 
     def polled(self, slots: NDArray[np.uint32]) -> None:
         """Say that these slots are read again and again, changed or not."""

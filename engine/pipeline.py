@@ -1,13 +1,13 @@
 """The one place that wires the stages. What happens to a reading, in the order of the code below:
 
-    OPC UA bytes -> decode -> ring ----> drain -> scale -> continuity -> store -> the tenant's database
-         ^           (compiled)  |         ^            (repeated? gap?)   |
+    OPC UA bytes -> decode -> ring ----> drain -> names -> scale -> continuity -> store -> the tenant's database
+         ^           (compiled)  |         ^  (of enumerations)  (repeated? gap?)   |
          |                       |         |  due: a batch is old or large enough
-         +---- wait_for_space <--+---------+---- rows freed <--------------+
+         +---- wait_for_space <--+---------+---- rows freed <-----------------------+
 
-Owns a tenant's ring, its TagTable, its Continuity and the loop that flushes. Decoding into the ring is done by whoever
-receives the bytes (workers.opcua); it tells the pipeline by `stored`, and waits in `wait_for_space` when the ring is
-full.
+Owns a tenant's ring, its TagTable, its Enumerations, its Continuity and the loop that flushes. Decoding into the ring
+is done by whoever receives the bytes (workers.opcua); it tells the pipeline by `stored`, and waits in `wait_for_space`
+when the ring is full.
 
 Invariants:
 - A row that left the ring is in `_in_hand` until the database has committed it; it is never dropped while the process
@@ -29,6 +29,7 @@ import structlog
 
 from engine._fastpath import Ring
 from engine.continuity import Continuity
+from engine.enumerations import Enumerations
 from engine.errors import DatabaseError
 from engine.metrics import Counter, DropReason, Gauge, TenantSlots
 from engine.scaling import TagTable
@@ -53,7 +54,7 @@ class TenantPipeline:
     def __init__(self, *, store: Store, counters: TenantSlots, settings: Settings) -> None:
         self.ring = Ring(settings.ring_rows)
         self.tags = TagTable()
-        self.continuity = Continuity(self.ring)
+        self.enumerations = Enumerations()
         self._store = store
         self._counters = counters
         self._flush_rows = settings.max_buffer_size
@@ -61,6 +62,7 @@ class TenantPipeline:
         self._retry_most_s = settings.database_retry_most_s
         self._in_hand: Batch | None = None
         self._wake = asyncio.Event()
+        self.continuity = Continuity(self.ring, wake=self._wake.set)
         self._freed = asyncio.Event()
         self._draining = False
         self._space_wanted = False
@@ -85,10 +87,6 @@ class TenantPipeline:
         with self._counters.together():
             self._counters.count(Counter.RECEIVED, rows)
             self._counters.set(Gauge.IN_FLIGHT, self.in_flight_rows)
-
-    def heed(self) -> None:
-        """Write what Continuity.recovered said soon, although no row may follow."""
-        self._wake.set()
 
     async def wait_for_space(self) -> None:
         """Wait until a flush has freed rows of the ring."""
@@ -135,6 +133,7 @@ class TenantPipeline:
 
     async def _flush(self) -> None:
         raw = self.ring.drain(max(self._flush_rows, _BACKLOG_ROWS))
+        self.enumerations.name(raw)
         taken = self.continuity.take(raw.slot, self.tags.scale(raw))
         self._in_hand = taken.batch
         counters = self._counters

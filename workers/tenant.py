@@ -11,26 +11,37 @@ import random
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import numpy as np
 import structlog
 
 from engine import catalog
+from engine.continuity import NEVER_US
 from engine.database import connect
-from engine.errors import ScadaError
+from engine.errors import DatabaseError, ScadaError
 from engine.metrics import Gauge, MissingReason, TenantSlots
 from engine.pipeline import TenantPipeline
 from engine.store import Store
+from workers.opcua.monitoring import NOT_MISSING
+from workers.opcua.pki import Pki
 from workers.opcua.session import Connector
 from workers.opcua.sink import ConnectionReport
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from uuid import UUID
 
+    from numpy.typing import NDArray
+    from psycopg import AsyncConnection
+
     from engine.settings import Settings
+    from workers.opcua.monitoring import Monitoring
 
 log = structlog.get_logger(__name__)
 
 _APPLICATION = "scada-engine ingest"
 _RETRY_FIRST_S = 0.5
+# So many tags' states a statement, that the event loop turns in between.
+_TAG_STATES = 5_000
 # What closing a session politely may take before the socket is simply closed.
 _CONNECTION_STOP_S = 5.0
 
@@ -139,6 +150,7 @@ class TenantRunner:
         structlog.contextvars.bind_contextvars(tenant=self.tenant.slug, connection=connection.name)
         tags = connection.tags
         slots = self._pipeline.tags.slots(tags.tag_id, scaling_factor=tags.scaling_factor, offset=tags.offset)
+        await self._recall(slots, tags.tag_id)
         connector = Connector(
             connection,
             slots=slots,
@@ -146,6 +158,9 @@ class TenantRunner:
             counters=self._counters,
             settings=self._settings.opcua,
             sink=self,
+            pki=Pki.of(self._settings.opcua, self.tenant.slug),
+            continuity=self._pipeline.continuity,
+            learn=self._pipeline.enumerations.learn,
         )
         while True:
             try:
@@ -162,6 +177,30 @@ class TenantRunner:
                     )
                 )
             await asyncio.sleep(self._settings.opcua.backoff_most_s * random.uniform(0.5, 1.0))
+
+    async def _recall(self, slots: NDArray[np.uint32], tag_ids: NDArray[np.int32]) -> None:
+        """Learn the newest stored reading of each tag, to tell what is missing since, and what is only repeated.
+
+        A database that is away is waited for, but not for ever: servers keep values for a while only.
+        """
+        continuity = self._pipeline.continuity
+        unknown = continuity.snapshot(slots) == NEVER_US
+        if not unknown.any():
+            return
+        deadline_s = asyncio.get_running_loop().time() + self._settings.database_retry_most_s
+        while True:
+            try:
+                newest = await self._store.newest(tag_ids[unknown])
+            except DatabaseError as exc:
+                if asyncio.get_running_loop().time() > deadline_s:
+                    log.warning(
+                        "the newest readings are not known: gaps since then are not recorded", error=str(exc)
+                    )
+                    return
+                await asyncio.sleep(_RETRY_FIRST_S)
+            else:
+                continuity.know(slots[unknown], newest)
+                return
 
     async def _close_connections(self, keys: list[UUID]) -> None:
         closing = [self._running.pop(key)[1] for key in keys]
@@ -196,7 +235,7 @@ class TenantRunner:
             self._counters.set_missing(reason, tags)
 
     async def _record_reports(self) -> None:
-        """Write the newest report of each connection to `last_connected_at` and `last_error`."""
+        """Write the newest report of each connection into the catalog: how it is doing, and how its tags are read."""
         while True:
             await self._reported.wait()
             self._reported.clear()
@@ -206,11 +245,55 @@ class TenantRunner:
                     self.tenant.dsn, application=_APPLICATION, autocommit=True
                 ) as database:
                     for report in taken.values():
-                        await catalog.record_connection(
-                            database, report.connection_id, connected=report.connected, error=report.error
-                        )
+                        await self._record(database, report)
             except ScadaError as exc:
                 log.warning("the state of connections could not be recorded; trying again", error=str(exc))
                 self._unrecorded = taken | self._unrecorded
                 self._reported.set()
                 await asyncio.sleep(self._settings.database_retry_most_s)
+
+    async def _record(self, database: AsyncConnection, report: ConnectionReport) -> None:
+        await catalog.record_connection(
+            database,
+            report.connection_id,
+            connected=report.connected,
+            error=report.error,
+            active=_active(report),
+        )
+        running = self._running.get(report.connection_id)
+        if report.monitoring is not None and running is not None:
+            await _record_tags(database, running[0].tags.tag_id, report.monitoring)
+
+
+def _active(report: ConnectionReport) -> catalog.ActiveConnection | None:
+    if report.active is None:
+        return None
+    return catalog.ActiveConnection(
+        endpoint_url=report.active.url,
+        security_mode=report.active.mode,
+        security_policy=report.active.policy,
+        monitored=report.monitored,
+        # Of several subscriptions what is the least: that is what an operator has to know.
+        revised_publishing_interval_ms=_least([made.publishing_interval_s for made in report.revised]),
+        revised_lifetime_ms=_least([made.lifetime_s for made in report.revised]),
+    )
+
+
+def _least(seconds: Sequence[float]) -> float | None:
+    return min(seconds) * 1_000 if seconds else None
+
+
+async def _record_tags(database: AsyncConnection, tag_ids: NDArray[np.int32], monitoring: Monitoring) -> None:
+    reasons = [reason.label for reason in MissingReason]
+    for first in range(0, len(tag_ids), _TAG_STATES):
+        part = slice(first, first + _TAG_STATES)
+        subscribed = monitoring.item_id[part] != 0
+        await catalog.record_tag_states(
+            database,
+            tag_ids[part],
+            monitored=monitoring.reason[part] == NOT_MISSING,
+            reason=monitoring.reason[part],
+            reasons=reasons,
+            sampling_ms=np.where(subscribed, monitoring.sampling_ms[part], np.nan),
+            queue_size=np.where(subscribed, monitoring.queue_size[part], 0).astype(np.uint32),
+        )

@@ -69,6 +69,8 @@ class Held:
     limits: Limits
     server_started: object
     """When the server says that it was started; None where it does not say."""
+    text_of: Callable[[bytes], str | None]
+    """For the decoders: the text of a Variant, with what the server says of its structures."""
     flows: list[Flow] = field(default_factory=list)
     """One for each of monitoring.subscriptions, in their order."""
     lost_at_s: float = 0.0

@@ -28,6 +28,7 @@ from engine.metrics.names import MissingReason
 from workers.opcua.backoff import Backoff
 from workers.opcua.channel import Channel, heed_cancellation
 from workers.opcua.flow import Flow
+from workers.opcua.history import Backfiller
 from workers.opcua.items import BatchSize, Items, monitor
 from workers.opcua.limits import read_limits
 from workers.opcua.mend import mend
@@ -38,14 +39,16 @@ from workers.opcua.redundancy import rank, refusal, watch_for_better
 from workers.opcua.resume import Held, climb, read_server_start
 from workers.opcua.sink import ConnectionReport
 from workers.opcua.subscribe import create_subscription
+from workers.opcua.types import read_types
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from numpy.typing import NDArray
 
     from engine._fastpath import Ring
     from engine.catalog.records import Connection
+    from engine.enumerations import Names
     from engine.metrics import TenantSlots
     from engine.settings import OpcuaSettings
     from workers.opcua.monitoring import Monitoring
@@ -74,8 +77,12 @@ class Connector:
         sink: Sink,
         pki: Pki | None = None,
         continuity: Continuity | None = None,
+        learn: Callable[[NDArray[np.uint32], Mapping[int, Names]], None] | None = None,
     ) -> None:
-        """`slots[i]` is the ring slot of place i of `connection.tags`."""
+        """`slots[i]` is the ring slot of place i of `connection.tags`.
+
+        `learn` gets the slots and, by place, the names of enumerations' numbers.
+        """
         self._connection = connection
         self._slots = slots
         self._ring = ring
@@ -84,8 +91,18 @@ class Connector:
         self._sink = sink
         self._pki = pki
         self._continuity = continuity or Continuity(ring)
+        self._learn = learn
         self._backoff = Backoff(first_s=settings.backoff_first_s, most_s=settings.backoff_most_s)
         self._batch = BatchSize(settings.items_per_call)
+        self._backfiller: Backfiller | None = None
+        if settings.history_backfill:
+            self._backfiller = Backfiller(
+                slots=slots,
+                ring=ring,
+                counters=counters,
+                sink=sink,
+                continuity=self._continuity,
+            )
         self._held: Held | None = None
         self._was_connected = False
         self._at_once = False
@@ -94,6 +111,16 @@ class Connector:
 
     async def run(self) -> Never:
         """Hold the connection until cancelled; then close its session and return by CancelledError."""
+        if self._backfiller is None:
+            await self._hold_for_ever()
+        number = self._continuity.attach(self._slots, self._backfiller.offer)
+        try:
+            await self._hold_for_ever()
+        finally:
+            self._continuity.detach(number)
+            self._backfiller.close()
+
+    async def _hold_for_ever(self) -> Never:
         clock = asyncio.get_running_loop().time
         while True:
             started_s = clock()
@@ -182,12 +209,18 @@ class Connector:
             batch=self._batch,
         )
         self._continuity.interrupted(self._slots, Cause.OUTAGE if self._was_connected else Cause.RESTART)
+        types = await read_types(channel, connection.tags, monitoring.addresses, limits)
+        for problem in types.problems:
+            monitoring.note(problem)
+        if self._learn is not None:
+            self._learn(self._slots, types.enum_names)
         held = Held(
             endpoint_url=url,
             ticket=channel.ticket,
             monitoring=monitoring,
             limits=limits,
             server_started=started,
+            text_of=types.text_of,
         )
         held.flows = [self._flow(monitoring, at) for at in range(len(monitoring.subscriptions))]
         self._tell_what_is_polled(monitoring)
@@ -242,6 +275,7 @@ class Connector:
             sink=self._sink,
             continuity=self._continuity,
             ended=on_ended,
+            text_of=held.text_of,
         )
         pump.elements = monitoring.elements
         for flow in held.flows:
@@ -284,10 +318,17 @@ class Connector:
             settings=self._settings,
             sink=self._sink,
             interval_s=self._connection.poll_interval_seconds,
+            text_of=held.text_of,
         )
+
+        async def backfill() -> None:
+            if self._backfiller is not None:
+                await self._backfiller.run(channel, monitoring, held.limits, held.text_of)
+
         await _run_beside(
             channel,
             pump.run,
+            backfill,
             pump.watch,
             pump.keep_session,
             pump.heed_end,

@@ -10,6 +10,7 @@ import uvloop
 
 from engine.metrics import MetricsPage
 from tests.servers.cutting_proxy import CuttingProxy
+from tests.workers.opcua.held import Held
 from tests.workers.opcua.plant import Plant
 from tests.workers.opcua.publishing_script import Running, Script
 from tests.workers.opcua.tenant import Tenant, until
@@ -69,3 +70,15 @@ async def running(tenant: Tenant) -> AsyncIterator[Running]:
     yield running
     running.task.cancel()
     await asyncio.wait([running.task])
+
+
+@pytest.fixture
+async def held(tenant: Tenant) -> AsyncIterator[Held]:
+    """A connection to be made; its proxy leads where `target` says."""
+    proxy = await CuttingProxy.start("127.0.0.1", 1)
+    held = Held(tenant, proxy)
+    yield held
+    if held.task is not None:
+        held.task.cancel()
+        await asyncio.wait([held.task], timeout=5)
+    await proxy.stop()
