@@ -10,6 +10,7 @@ from uuid import UUID
 
 import numpy as np
 
+from engine.catalog.packed_arrays import packed, take_packed_arrays
 from engine.catalog.records import ActiveConnection, TagState
 from engine.database import translated
 
@@ -20,6 +21,29 @@ if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
 _MOST_ERROR_CHARACTERS = 2_000
+# The word of the metrics for it (MissingReason); a test compares the two.
+_NOT_CONNECTED = "not_connected"
+_RECORD_TAGS = """
+    insert into tag_states as s (tag_id, monitored, reason, revised_sampling_interval_ms, revised_queue_size)
+    select n.tag_id, n.monitored, n.reason, n.sampling_ms, n.queue_size
+    from (
+        select tag_id, monitored, (%(reasons)s::text[])[place + 1] as reason,
+            nullif(sampling_ms, 'NaN') as sampling_ms, nullif(queue_size, 0) as queue_size
+        from unnest(
+            %(tag_id)s::int[], %(monitored)s::bool[], %(reason)s::int[], %(sampling_ms)s::float8[],
+            %(queue_size)s::bigint[]
+        ) as sent(tag_id, monitored, place, sampling_ms, queue_size)
+    ) n
+    -- Not only "on conflict ... where": that would write to every row that stays the same, to lock it.
+    left join tag_states o on o.tag_id = n.tag_id
+    where o.tag_id is null
+        or (o.monitored, o.reason, o.revised_sampling_interval_ms, o.revised_queue_size)
+            is distinct from (n.monitored, n.reason, n.sampling_ms, n.queue_size)
+    on conflict (tag_id) do update
+    set monitored = excluded.monitored, reason = excluded.reason,
+        revised_sampling_interval_ms = excluded.revised_sampling_interval_ms,
+        revised_queue_size = excluded.revised_queue_size, updated_at = now()
+"""
 
 
 async def record_connection(
@@ -76,46 +100,24 @@ async def record_tag_states(
     `reason` is a place in `reasons`; a place outside of it, NaN in `sampling_ms` and 0 in `queue_size` mean that there
     is none. All arrays have the shape of `tag_id`.
     """
-    sampling: NDArray[np.object_] = sampling_ms.astype(object)
-    sampling[np.isnan(sampling_ms)] = None
     with translated("cannot record how the tags are read"):
-        done = await database.execute(
-            """
-            insert into tag_states as s (tag_id, monitored, reason, revised_sampling_interval_ms, revised_queue_size)
-            select n.tag_id, n.monitored, n.reason, n.sampling_ms, n.queue_size
-            from (
-                select tag_id, monitored, (%(reasons)s::text[])[place + 1] as reason, sampling_ms,
-                    nullif(queue_size, 0) as queue_size
-                from unnest(
-                    %(tag_id)s::int[], %(monitored)s::bool[], %(reason)s::int[], %(sampling_ms)s::float8[],
-                    %(queue_size)s::bigint[]
-                ) as sent(tag_id, monitored, place, sampling_ms, queue_size)
-            ) n
-            -- Not only "on conflict ... where": that would write to every row that stays the same, to lock it.
-            left join tag_states o on o.tag_id = n.tag_id
-            where o.tag_id is null
-                or (o.monitored, o.reason, o.revised_sampling_interval_ms, o.revised_queue_size)
-                    is distinct from (n.monitored, n.reason, n.sampling_ms, n.queue_size)
-            on conflict (tag_id) do update
-            set monitored = excluded.monitored, reason = excluded.reason,
-                revised_sampling_interval_ms = excluded.revised_sampling_interval_ms,
-                revised_queue_size = excluded.revised_queue_size, updated_at = now()
-            """,
-            {
-                "reasons": list(reasons),
-                "tag_id": tag_id.tolist(),
-                "monitored": monitored.tolist(),
-                "reason": reason.tolist(),
-                "sampling_ms": sampling.tolist(),
-                "queue_size": queue_size.tolist(),
-            },
-        )
-    return done.rowcount
+        async with database.cursor() as cursor:
+            take_packed_arrays(cursor)
+            await cursor.execute(
+                _RECORD_TAGS,
+                {
+                    "reasons": list(reasons),
+                    "tag_id": packed(tag_id),
+                    "monitored": packed(monitored),
+                    "reason": packed(reason),
+                    "sampling_ms": packed(sampling_ms.astype(np.float64)),
+                    "queue_size": packed(queue_size),
+                },
+            )
+            return cursor.rowcount
 
 
-async def list_tag_states(
-    database: AsyncConnection[Any], tag_ids: Sequence[int], *, reason_not_connected: str = "not_connected"
-) -> dict[int, TagState]:
+async def list_tag_states(database: AsyncConnection[Any], tag_ids: Sequence[int]) -> dict[int, TagState]:
     """Return how tags are read now, by tag_id; one that the engine has not come to is not in it.
 
     No tag of a connection that is not connected is read, whatever was true before.
@@ -132,7 +134,7 @@ async def list_tag_states(
                 join scada_connections c on c.id = t.connection_id
                 where s.tag_id = any(%(tag_ids)s)
                 """,
-                {"tag_ids": list(tag_ids), "not_connected": reason_not_connected},
+                {"tag_ids": list(tag_ids), "not_connected": _NOT_CONNECTED},
             )
             names = (
                 "monitored",

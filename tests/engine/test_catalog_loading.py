@@ -13,6 +13,7 @@ import pytest
 from engine import catalog
 from engine.catalog import ActiveConnection, ItemSettings, KnownConnections, NewTag, TagSet
 from engine.errors import ConfigurationError, InvalidInput, NotFound
+from engine.metrics import MissingReason
 from tests.engine.catalog_entries import CERTIFICATE, ENDPOINT, KEY, PRIVATE_KEY, a_connection
 
 Database = psycopg.AsyncConnection[Any]
@@ -301,6 +302,10 @@ async def test_how_each_tag_is_read_is_recorded_and_only_what_changed_is_written
     )
 
 
+async def test_no_state_of_no_tags_is_recorded(database: Database) -> None:
+    assert await record(database, np.empty(0, np.int32)) == 0
+
+
 async def test_no_tag_of_a_connection_that_is_not_connected_counts_as_read(
     database: Database, tenant_id: UUID
 ) -> None:
@@ -309,4 +314,4 @@ async def test_no_tag_of_a_connection_that_is_not_connected_counts_as_read(
     assert await catalog.list_tag_states(database, [tag.tag_id]) == {}
     await record(database, np.array([tag.tag_id], np.int32))
     state = (await catalog.list_tag_states(database, [tag.tag_id]))[tag.tag_id]
-    assert (state.monitored, state.reason) == (False, "not_connected")
+    assert (state.monitored, state.reason) == (False, MissingReason.NOT_CONNECTED.label)
