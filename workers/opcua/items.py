@@ -57,7 +57,7 @@ log = structlog.get_logger(__name__)
 
 _CREATE_ITEMS = 751  # CreateMonitoredItemsRequest_Encoding_DefaultBinary
 _IN_FLIGHT = 2
-# A server that says "too large" to so few items means something else.
+# A connection that breaks over so few items breaks for another reason.
 _BATCH_LEAST = 8
 # Subscriptions of one connection. A device with 1 000 items in each gets its 100 000 tags.
 _SUBSCRIPTIONS_MOST = 128
@@ -87,17 +87,19 @@ class BatchSize:
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self._too_many = most + 1
+        self._never_more = most
 
     def halve(self, tried: int, *, said: bool = False) -> None:
         """Take note that a request for so many items failed; `said`: because it was too large, says the server."""
-        self.most = max(_BATCH_LEAST, min(self.most, tried // 2))
+        half = tried // 2
         if said:
-            self._too_many = min(self._too_many, tried)
+            self._never_more = self.most = max(1, min(self.most, half))
+        else:
+            self.most = max(min(self.most, _BATCH_LEAST), min(self.most, half))
 
     def recover(self) -> None:
-        """Take note that all items could be made: the next time, more at once may work again."""
-        self.most = max(self.most, min(self.most * 2, self._too_many - 1))
+        """Take note that all items could be made: what broke the connection before may have been something else."""
+        self.most = max(self.most, min(self.most * 2, self._never_more))
 
 
 class Items:
