@@ -16,9 +16,11 @@ from engine import catalog
 from engine.settings import Settings
 from workers.cli.connection_browse import browse
 from workers.cli.connection_options import GroupedCommand, connection_fields, connection_options
+from workers.cli.connection_test import test
 from workers.cli.databases import all_connections, all_wells, tenant_database
 from workers.cli.options import json_option, tenant_option, with_settings
 from workers.cli.output import print_json, print_table
+from workers.cli.trust import trust
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
@@ -32,6 +34,8 @@ def connection() -> None:
 
 
 connection.add_command(browse)
+connection.add_command(test)
+connection.add_command(trust)
 
 
 @connection.command(cls=GroupedCommand)

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from engine.errors import ConnectionRefused
+from workers.opcua.certificates import thumbprint
 from workers.opcua.trust import CertificateRefused, Purpose, Trusted, check_own, check_server
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ async def trusted_certificate(
     except CertificateRefused as exc:
         advice = ""
         if exc.curable:
-            advice = f"; if it is the right one: scada-engine connection trust {shlex.quote(name)}"
+            which = shlex.quote(name) if name else f"--thumbprint {thumbprint(exc.certificate)[:12]}"
+            advice = f"; if it is the right one: scada-engine connection trust {which}"
         advice += await asyncio.to_thread(_keep, pki, endpoint.certificate)
         raise CertificateRefused(exc.certificate, exc.reasons, curable=exc.curable, advice=advice) from exc
 

@@ -96,6 +96,11 @@ def thumbprint(certificate: x509.Certificate) -> str:
     return certificate.fingerprint(hashes.SHA1()).hex().upper()
 
 
+def sha256_thumbprint(certificate: x509.Certificate) -> str:
+    """Return the SHA-256 of a certificate in hexadecimal: what newer tools show."""
+    return certificate.fingerprint(hashes.SHA256()).hex().upper()
+
+
 def describe(certificate: x509.Certificate) -> Described:
     """Return what a person needs to know of a certificate."""
     key = certificate.public_key()

@@ -89,7 +89,7 @@ class Channel:
         credentials: Credentials | None = None,
         security: SecurityWanted | None = None,
         pki: Pki | None = None,
-        name: str = "NAME",
+        name: str = "",
     ) -> None:
         """Check the address. Raises ConnectionRefused when it is not opc.tcp://host[:port][/path].
 
@@ -99,8 +99,8 @@ class Channel:
         self._name = name
         self._settings = settings
         self._address = with_port(endpoint_url)
-        self._credentials = credentials or Credentials()
-        self._wanted = security or SecurityWanted()
+        self.credentials = credentials or Credentials()
+        self.wanted = security or SecurityWanted()
         self._pki = pki
         self._client = self._new_client(self._address)
         self._ticket: SessionTicket | None = None
@@ -185,7 +185,11 @@ class Channel:
 
     async def open(self) -> None:
         """Connect and activate a session. Raises ConnectionRefused, saying at which step and why."""
-        endpoint = await self._choose()
+        if self.wanted.nothing:
+            # There is nothing to choose: one connection less, and servers work that answer no GetEndpoints.
+            endpoint = Endpoint(self._address, NONE, NO_SECURITY.uri, b"", (), "", 0)
+        else:
+            endpoint = await self.choose_endpoint()
         await self._open_channel(endpoint)
         with self.translated("no session"):
             session = await self._create_session(endpoint)
@@ -214,14 +218,9 @@ class Channel:
         self.session.restore_authentication_token(ticket.authentication_token)
         await self._activate(ticket, (ticket.token,))
 
-    async def _choose(self) -> Endpoint:
-        """Ask the server for its endpoints and choose one; with mode None there is nothing to choose.
-
-        A connection without security is so made in one go, and works with servers that know no GetEndpoints.
-        """
-        if self._wanted.nothing:
-            return Endpoint(self._address, NONE, NO_SECURITY.uri, b"", (), "", 0)
-        return choose(await self.discover(), self._wanted, self._credentials)
+    async def choose_endpoint(self) -> Endpoint:
+        """Ask the server for its endpoints and choose one, as it is configured. Raises ConnectionRefused."""
+        return choose(await self.discover(), self.wanted, self.credentials)
 
     async def discover(self) -> list[Endpoint]:
         """Return what the server offers, asked in a channel of its own without security. Raises ConnectionRefused."""
@@ -240,14 +239,22 @@ class Channel:
         self._client = self._new_client(url_to_say(self._address, endpoint.url))
         if policy is not NO_SECURITY:
             # Exactly the certificate that was checked goes into the ciphers.
-            trusted = await self._trusted(endpoint, policy)
+            trusted = await self.trusted(endpoint, policy)
             own = await own_identity(self._pki, self._settings)
             self._client.use_ciphers(ciphers_for(policy, endpoint.mode, trusted.certificate, own))
         await self._connect()
 
-    async def _trusted(self, endpoint: Endpoint, policy: Policy) -> Trusted:
+    async def trusted(self, endpoint: Endpoint, policy: Policy | None = None) -> Trusted:
+        """Return an endpoint's certificate if it may be used, with its own policy unless told otherwise.
+
+        Raises CertificateRefused, and ConnectionRefused when there is nothing to check, or nothing to check it by.
+        """
         return await trusted_certificate(
-            self._pki, endpoint, policy, host=urlsplit(self._address).hostname or "", name=self._name
+            self._pki,
+            endpoint,
+            policy or endpoint.policy or NO_SECURITY,
+            host=urlsplit(self._address).hostname or "",
+            name=self._name,
         )
 
     async def _connect(self) -> None:
@@ -262,27 +269,27 @@ class Channel:
 
     async def _create_session(self, endpoint: Endpoint) -> handshake.NewSession:
         try:
-            return await handshake.create_session(self._client, endpoint, self._wanted, self._credentials)
+            return await handshake.create_session(self._client, endpoint, self.wanted, self.credentials)
         except UaStatusCodeError as exc:
-            if exc.code not in _NO_SUCH_SECURITY or not self._wanted.nothing:
+            if exc.code not in _NO_SUCH_SECURITY or not self.wanted.nothing:
                 raise
             raise ConnectionRefused(
                 f"the server does not let us in without security; it offers {listed(await self.discover())}"
             ) from exc
 
     def _user_token(self, tokens: Sequence[TokenPolicy], endpoint: Endpoint) -> TokenChoice:
-        return handshake.choose_user_token(tokens, endpoint, self._wanted, self._credentials)
+        return handshake.choose_user_token(tokens, endpoint, self.wanted, self.credentials)
 
     async def _activate(self, ticket: SessionTicket, tokens: Sequence[TokenPolicy]) -> None:
         choice = self._user_token(tokens, ticket.endpoint)
         if choice.encrypts and ticket.endpoint.mode == NONE:
             # Nothing has vouched for this certificate yet: it could be anyone's who wants to read the password.
-            await self._trusted(ticket.endpoint, choice.cipher)
+            await self.trusted(ticket.endpoint, choice.cipher)
         with self.translated("session not activated"):
             nonce = await handshake.activate(
                 self._client,
                 choice,
-                self._credentials,
+                self.credentials,
                 server_certificate=leaf_of(ticket.endpoint.certificate),
                 server_nonce=ticket.server_nonce,
             )
