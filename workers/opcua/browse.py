@@ -58,7 +58,7 @@ _REFERENCES_SPARE = 10_000
 
 _UNIT, _RANGE = "EngineeringUnits", "EURange"
 # Discrete items say here what their numbers mean (OPC 10000-8, 5.3.3): they are enumerations to us.
-_NAMES_OF_NUMBERS = frozenset({"EnumStrings", "EnumValues"})
+_NAMES_OF_NUMBERS = frozenset({"EnumStrings", "EnumValues", "TrueState"})
 _FACTS = (
     AttributeIds.DataType,
     AttributeIds.ValueRank,
