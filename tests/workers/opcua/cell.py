@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
+from engine.catalog.records import ItemSettings, Tag
+from engine.catalog.tag_set import TagSet
+from engine.continuity import Continuity
 from engine.readings import Kind
+from engine.scaling import TagTable
 from engine.settings import OpcuaSettings
 from tests.workers.opcua.tenant import Tenant, connection, until
 
@@ -47,10 +52,19 @@ class Cell:
     """A running connection, and its readings by node id in the order in which they came."""
 
     def __init__(
-        self, tenant: Tenant, server: OpcuaServer, node_ids: tuple[str, ...], task: asyncio.Task[None]
+        self,
+        tenant: Tenant,
+        server: OpcuaServer,
+        node_ids: tuple[str, ...],
+        task: asyncio.Task[None],
+        continuity: Continuity,
     ) -> None:
         self.tenant = tenant
         self._task = task
+        self._continuity = continuity
+        self._tags = TagTable()
+        for place in range(len(node_ids)):
+            self._tags.slot(place + 1)
         self.server = server
         self.node_ids = node_ids
         self.rows: defaultdict[str, list[Row]] = defaultdict(list)
@@ -64,11 +78,15 @@ class Cell:
         settings: OpcuaSettings = SETTINGS,
         endpoint: str | None = None,
         pki: Pki | None = None,
+        items: Mapping[str, ItemSettings] | None = None,
         **changes: Any,
     ) -> Cell:
-        """Connect with a tag for each node id; `changes` are fields of the connection."""
+        """Connect with a tag for each node id; `items` are settings of tags, `changes` fields of the connection."""
         wanted = connection(endpoint or server.endpoint, *node_ids, **changes)
-        return cls(tenant, server, node_ids, tenant.connect(wanted, settings, pki=pki))
+        wanted = replace(wanted, tags=_with_settings(wanted.tags, items or {}))
+        continuity = Continuity(tenant.ring)
+        task = tenant.connect(wanted, settings, pki=pki, continuity=continuity)
+        return cls(tenant, server, node_ids, task, continuity)
 
     async def stop(self) -> None:
         """End the connection."""
@@ -76,11 +94,12 @@ class Cell:
         await asyncio.wait([self._task], timeout=10)
 
     def drain(self) -> None:
-        """Take what has arrived out of the ring."""
-        batch = self.tenant.sink.drain()
-        for place, slot in enumerate(batch.slot):
+        """Take what has arrived out of the ring, as a tenant's pipeline does."""
+        raw = self.tenant.sink.drain()
+        batch = self._continuity.take(raw.slot, self._tags.scale(raw)).batch
+        for place, tag_id in enumerate(batch.tag_id):
             number = bool(batch.kind[place] & Kind.NUMBER)
-            self.rows[self.node_ids[slot]].append(
+            self.rows[self.node_ids[tag_id - 1]].append(
                 Row(
                     ts_us=int(batch.ts_us[place]),
                     value=float(batch.value[place]) if number else None,
@@ -110,6 +129,15 @@ class Cell:
     def has(self, count: int, *node_ids: str) -> bool:
         """Return whether each of the nodes (of all, if none is named) has so many rows."""
         return all(len(self.rows[node_id]) >= count for node_id in node_ids or self.node_ids)
+
+
+def _with_settings(tags: TagSet, items: Mapping[str, ItemSettings]) -> TagSet:
+    this = uuid4()
+    node_ids = [tags.node_id(place) for place in range(len(tags))]
+    return TagSet.of(
+        Tag(place + 1, this, this, this, "T", node, "DOUBLE", None, 1.0, 0.0, items.get(node, ItemSettings()))
+        for place, node in enumerate(node_ids)
+    )
 
 
 def security(mode: str) -> dict[str, Any]:
