@@ -259,7 +259,7 @@ def measure(data, Py_ssize_t offset, int built_in, int level=1):
     cdef Cursor cursor
     if not 0 <= offset <= view.shape[0]:
         raise ValueError(f"offset: {offset} is outside of {view.shape[0]} bytes")
-    if not BOOLEAN <= built_in <= DIAGNOSTIC_INFO:
+    if built_in <= 0 or built_in > DIAGNOSTIC_INFO:
         raise ValueError(f"built_in: {built_in} is not the number of a built-in type")
     cursor.start = &view[0]
     cursor.at = cursor.start + offset

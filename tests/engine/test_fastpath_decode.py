@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -217,6 +218,43 @@ def test_events_and_unknown_notifications_are_counted_and_the_values_beside_them
     assert len(batch) == 1
 
 
+def test_event_lists_and_unknown_notifications_are_kept_whole_and_in_order() -> None:
+    event = event_list([[Variant(12, b"x"), Variant(11, [1.0])], []])
+    notifications = [
+        event,
+        data_change([Item(0, Variant(11, 1.0))]),
+        extension_object(b"\x03\x02\x00\x01\x00\x00\x00z", b"anything"),
+        extension_object(numeric_node_id(811), b"<xml/>", 2),
+        extension_object(numeric_node_id(812), b""),
+        extension_object(numeric_node_id(0, 0), None, 0),
+    ]
+    publish, _ = decode(encode(Message(notifications)))
+    assert publish.event_lists == (event[9:], b"anything", b"<xml/>")
+    assert decode(encode(Message(None)))[0].event_lists == ()
+
+
+@pytest.mark.parametrize(
+    ("status", "overflows"),
+    [(0x480, 1), (0x80000480, 1), (0x4FFF, 1), (0x400, 0), (0x80, 0), (0x880, 0), (None, 0), (0x40000000, 0)],
+)
+def test_values_behind_which_the_server_lost_others_are_counted(status: int | None, overflows: int) -> None:
+    # Handle 3 is of nobody.
+    items = [Item(0, Variant(11, 1.0), status), Item(3, Variant(11, 1.0), 0x480), Item(1, None, status)]
+    publish, batch = decode(encode(Message([data_change(items)])))
+    assert publish.overflows == 2 * overflows
+    assert batch.status.tolist() == [status or 0] * 2
+
+
+@pytest.mark.parametrize(
+    ("ticks", "us"),
+    [(TICKS + 19, 1_700_000_000_000_001), (0, 0), (-1, 0), (2**63 - 1, 910_692_730_085_477_580)],
+)
+def test_the_time_of_a_message_is_told_and_0_where_it_has_none(ticks: int, us: int) -> None:
+    message = encode(Message([data_change([])], 7))
+    told = struct.pack("<Iq", 7, 133_000_000_000_000_000)
+    assert decode(message.replace(told, struct.pack("<Iq", 7, ticks)))[0].publish_time_us == us
+
+
 @pytest.mark.parametrize("form", [1, 2])
 @pytest.mark.parametrize("make", [data_change, event_list])
 def test_type_ids_are_understood_in_each_legal_encoding(form: int, make: Callable[..., bytes]) -> None:
@@ -252,12 +290,13 @@ def test_a_republish_response_is_read_as_the_message_it_carries() -> None:
 def test_a_full_ring_takes_nothing_and_takes_the_same_bytes_after_a_drain() -> None:
     ring = Ring(3)
     slots = np.array(SLOTS, np.uint32)
-    items = [Item(0, Variant(11, 1.0)), Item(3), Item(1, Variant(12, b"text"))]
+    items = [Item(0, Variant(11, 1.0), 0x480), Item(3), Item(1, Variant(12, b"text"))]
     message = encode(Message([data_change(items), event_list([[]])], results=[BAD_RESULT]))
     assert decode_publish(message, ring, slots, RECEIVED_US).rows == 2
     publish = decode_publish(message, ring, slots, RECEIVED_US)
     assert publish.outcome == Outcome.RING_FULL
     assert (publish.rows, publish.unknown_handles, publish.events, publish.refused_acks) == (0, 0, 0, 0)
+    assert (publish.overflows, publish.event_lists, publish.status_change) == (0, (), None)
     assert len(ring) == 2
     assert ring.drain(3).texts == {1: "text"}
     publish = decode_publish(message, ring, slots, RECEIVED_US)

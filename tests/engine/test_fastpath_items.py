@@ -6,15 +6,18 @@ import struct
 from typing import Any
 
 import numpy as np
+import pytest
 from asyncua import ua
 from asyncua.ua.attribute_ids import AttributeIds
 from asyncua.ua.ua_binary import nodeid_to_binary, struct_to_binary
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine._fastpath import encode_create_items, encode_read
+from engine._fastpath import decode_created_items, encode_create_items, encode_read
+from engine.errors import MalformedMessage
 from tests.engine.reference_codec import Message, array, extension_object, header, numeric_node_id
-from tests.engine.strategies import UINT32
+from tests.engine.strategies import UINT32, diagnostic_infos, extension_objects
+from tests.engine.test_fastpath_malformed import exact
 
 # asyncua's number types are int at run time and distinct to a type checker.
 number: Any = int
@@ -131,3 +134,90 @@ def test_a_read_request_is_the_one_that_asyncua_writes(
     assert numeric_node_id(631) + bytes(struct_to_binary(request.RequestHeader)) + body == bytes(
         struct_to_binary(request)
     )
+
+
+results = st.tuples(UINT32, UINT32, st.floats(allow_nan=False), UINT32, extension_objects)
+
+
+@settings(max_examples=100, deadline=None)
+@given(items=st.lists(results, max_size=6), diagnostics=st.none() | st.lists(diagnostic_infos, max_size=2))
+def test_what_became_of_each_item_is_read_into_its_place(
+    items: list[tuple[int, int, float, int, bytes]], diagnostics: list[bytes] | None
+) -> None:
+    arrays = columns(len(items))
+    message = exact(created(items, tail=array(diagnostics)))
+    assert decode_created_items(message, *arrays) == 0
+    assert [column.tolist() for column in arrays] == [[each[n] for each in items] for n in range(4)]
+
+
+def test_an_answer_as_the_serializer_of_asyncua_writes_it_is_understood() -> None:
+    response = ua.CreateMonitoredItemsResponse()
+    response.Results = [
+        ua.MonitoredItemCreateResult(
+            MonitoredItemId=number(5), RevisedSamplingInterval=real(250.0), RevisedQueueSize=number(2)
+        ),
+        ua.MonitoredItemCreateResult(StatusCode=ua.StatusCode(number(0x80340000))),
+    ]
+    status, item_id, sampling_ms, queue_size = columns(2)
+    message = bytes(struct_to_binary(response))
+    assert decode_created_items(message, status, item_id, sampling_ms, queue_size) == 0
+    assert status.tolist() == [0, 0x80340000]
+    assert (item_id[0], sampling_ms[0], queue_size[0]) == (5, 250.0, 2)
+
+
+@pytest.mark.parametrize("type_id", [754, 397])
+def test_a_bad_result_of_the_service_leaves_the_arrays_alone(type_id: int) -> None:
+    arrays = columns(2)
+    message = header(Message(None, service_result=0x80280000, type_id=numeric_node_id(type_id))) + b"\xff"
+    assert decode_created_items(message, *arrays) == 0x80280000
+    assert all((column == 7).all() for column in arrays)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_another_number_of_results_than_of_items_is_refused(count: int) -> None:
+    arrays = columns(2)
+    with pytest.raises(MalformedMessage, match=f"{count} results where 2 items"):
+        decode_created_items(created([(0, 1, 1.0, 1, NULL_FILTER)] * count), *arrays)
+    assert all((column == 7).all() for column in arrays)
+
+
+def test_a_service_fault_that_says_good_is_refused() -> None:
+    with pytest.raises(MalformedMessage, match="ServiceFault with the result 0x00000000"):
+        decode_created_items(header(Message(None, type_id=numeric_node_id(397))), *columns(1))
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"handles": 3}, "handles: 3 for 2 node ids"),
+        ({"index_ranges": [""]}, "index_ranges: 1 for 2 node ids"),
+        ({"index_ranges": ["", 1]}, "index_ranges: int at 1"),
+        ({"node_ids": [b"\x00\x01", "i=85"]}, "node_ids: str at 1"),
+        ({"node_ids": [b"\x00\x01", b""]}, "node_ids: no encoded NodeId at 1: 1 bytes expected"),
+        ({"node_ids": [b"\x00\x01\x02", b"\x00\x01"]}, "node_ids: no encoded NodeId at 0: 1 bytes behind"),
+        ({"node_ids": [b"\x00\x01", b"\x07\x01"]}, "NodeId encoding 0x07"),
+        ({"parameters": b""}, "parameters: no encoded MonitoringParameters: 8 bytes expected"),
+        ({"parameters": parameters() + b"x"}, "1 bytes behind the end of DiscardOldest"),
+    ],
+)
+def test_a_request_of_what_does_not_belong_together_is_refused_with_the_place(
+    change: dict[str, Any], why: str
+) -> None:
+    request: dict[str, Any] = {
+        "handles": 2,
+        "node_ids": [b"\x00\x01", b"\x00\x02"],
+        "index_ranges": None,
+        "parameters": parameters(),
+    } | change
+    handles = np.zeros(request.pop("handles"), np.uint32)
+    with pytest.raises(ValueError, match=why):
+        encode_create_items(1, 2, handles, *request.values())
+    if "handles" not in change and "parameters" not in change:
+        with pytest.raises(ValueError, match=why):
+            encode_read(request["node_ids"], request["index_ranges"], 2)
+
+
+def test_arrays_of_different_lengths_are_refused() -> None:
+    status, item_id, sampling_ms, queue_size = columns(2)
+    with pytest.raises(ValueError, match="different lengths: 2, 1, 2, 2"):
+        decode_created_items(b"", status, item_id[:1], sampling_ms, queue_size)
