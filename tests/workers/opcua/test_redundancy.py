@@ -1,18 +1,20 @@
-"""Which of several servers is used: by their service levels, with two real servers."""
+"""Which of several servers is used, and that tags stay who they are: with two real servers."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from asyncua import ua
 
+from engine.catalog.records import Connection
 from engine.errors import ConnectionRefused
 from tests.servers.opcua_server import free_port
 from tests.workers.opcua.plant import Plant
 from tests.workers.opcua.sessions import opened, session
-from tests.workers.opcua.tenant import until
+from tests.workers.opcua.tenant import FAST, Tenant, connection, until
 from workers.opcua.channel import Channel
 from workers.opcua.redundancy import (
     Ranked,
@@ -23,6 +25,9 @@ from workers.opcua.redundancy import (
     watch_for_better,
     watch_level,
 )
+
+# Long enough for a machine that runs other tests beside this one.
+_PATIENT = replace(FAST, request_timeout_s=5.0)
 
 
 class LevelPlant(Plant):
@@ -154,3 +159,70 @@ async def test_what_a_server_says_of_its_partners_is_read(plants: tuple[LevelPla
     async with session(plants[0].endpoint) as channel:
         found = await read_redundancy(channel)
     assert (found.service_level, found.support, found.server_uris) == (201, "None", ())
+
+
+def active(tenant: Tenant) -> str:
+    """Return the address that is in use, or nothing."""
+    last = tenant.sink.reports[-1] if tenant.sink.reports else None
+    return last.active.url if last is not None and last.connected and last.active is not None else ""
+
+
+async def both(first: LevelPlant, second: LevelPlant, pressure: float) -> None:
+    """Let each server have a value of its own."""
+    await first.write("pressure", pressure)
+    await second.write("pressure", -pressure)
+
+
+@pytest.fixture
+def redundant(plants: tuple[LevelPlant, LevelPlant]) -> Connection:
+    """A connection to two servers."""
+    first, second = plants
+    return connection(first.endpoint, "ns=1;s=flow", "ns=1;s=pressure", failover_urls=(second.endpoint,))
+
+
+async def test_the_server_with_the_higher_level_is_used(
+    plants: tuple[LevelPlant, LevelPlant], redundant: Connection, tenant: Tenant
+) -> None:
+    first, second = plants
+    await first.set_level(210)
+    await second.set_level(220)
+    await both(first, second, 7.0)
+    tenant.connect(redundant, _PATIENT)
+    await tenant.receives(-7.0)
+    assert active(tenant) == second.endpoint
+
+
+async def test_a_server_that_ends_is_followed_by_its_partner_with_the_same_slots(
+    plants: tuple[LevelPlant, LevelPlant], redundant: Connection, tenant: Tenant
+) -> None:
+    first, second = plants
+    await both(first, second, 1.5)
+    tenant.connect(redundant, _PATIENT)
+    await tenant.receives(1.5)
+    assert active(tenant) == first.endpoint
+    await first.stop()
+    await until(lambda: active(tenant) == second.endpoint, within_s=30)
+    await until(lambda: (1, -1.5) in _pairs(tenant), within_s=30)
+
+
+async def test_a_degraded_server_is_left_for_a_healthier_one_and_not_before(
+    plants: tuple[LevelPlant, LevelPlant], redundant: Connection, tenant: Tenant
+) -> None:
+    first, second = plants
+    await second.set_level(90)
+    await both(first, second, 2.5)
+    tenant.connect(redundant, _PATIENT)
+    await tenant.receives(2.5)
+    await first.set_level(100)
+    await both(first, second, 3.5)
+    await tenant.receives(3.5)
+    assert active(tenant) == first.endpoint
+    await second.set_level(240)
+    await until(lambda: active(tenant) == second.endpoint, within_s=40)
+    await second.write("pressure", 4.5)
+    await until(lambda: (1, 4.5) in _pairs(tenant), within_s=30)
+
+
+def _pairs(tenant: Tenant) -> list[tuple[int, float]]:
+    batch = tenant.sink.drain()
+    return list(zip(batch.slot.tolist(), batch.value.tolist(), strict=True))
