@@ -4,7 +4,8 @@ Owns which tags go into which subscription, the size of a batch, and what is tri
 are encoded and their answers read by compiled code; nothing is kept of an item but its place's columns in Monitoring.
 A client handle is the tag's place in connection.tags, so it is unique over all subscriptions of a connection.
 
-Two requests are always in flight: while the server makes one batch, we write the next and read the last one's answer.
+Several requests are always in flight: while the server makes one batch, we write the next and read the last one's
+answer.
 
 What a refusal means:
 
@@ -56,7 +57,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _CREATE_ITEMS = 751  # CreateMonitoredItemsRequest_Encoding_DefaultBinary
-_IN_FLIGHT = 2
+# With two the server waits for us as soon as we are late; with four it is busy all the time (bench subscribe).
+_IN_FLIGHT = 4
 # A connection that breaks over so few items breaks for another reason.
 _BATCH_LEAST = 8
 # Subscriptions of one connection. A device with 1 000 items in each gets its 100 000 tags.
