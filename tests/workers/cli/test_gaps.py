@@ -21,7 +21,7 @@ insert into reading_gaps (tag_id, "from", "to", cause) values
     (1, '2026-03-02T00:00:00Z', '2026-03-02T00:00:01Z', 'restart')
 """
 
-CHOICES = (
+CHOICES: tuple[tuple[tuple[str, ...], list[str]], ...] = (
     (("--from", "2026-03-01T12:30", "--to", "2026-03-01T12:31"), ["GAS"]),
     (("--from", "2026-03-01T13:00", "--to", "2026-03-01T14:00"), []),
     (("--from", "2026-03-01", "--to", "2026-03-03", "--tag", "1"), ["TUBING", "TUBING"]),

@@ -1,0 +1,189 @@
+"""A tenant as an ingest worker runs it, stopped and started again: nothing twice, and what was missed is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from engine import catalog
+from engine.database import connect
+from engine.metrics import Counter, DropReason, Gauge, MetricsPage, MissingReason, TenantSample
+from engine.settings import OpcuaSettings, Settings
+from tests.servers.databases import MasterAndTenant
+from tests.servers.opcua_server import OpcuaServer
+from tests.servers.open62541 import hold_counters, open62541_server, release_counters
+from tests.servers.server_options import ServerOptions
+from workers.tenant import TenantRunner
+
+NODES = ("ns=1;s=tag.0", "ns=1;s=tag.1", "ns=1;s=tag.9")
+SETTINGS = Settings(
+    buffer_duration_ms=100,
+    catalog_refresh_s=0.2,
+    database_retry_most_s=0.5,
+    opcua=OpcuaSettings(publishing_interval_ms=50, sampling_interval_ms=10, queue_size=100),
+)
+
+
+class Site:
+    """A tenant's database, its runner, and what can be seen of both."""
+
+    def __init__(self, databases: MasterAndTenant, tenant: catalog.Tenant) -> None:
+        self.tenant = tenant
+        self.page = MetricsPage.create(1)
+        self._dsn = databases.tenant_dsn
+        self._counters = self.page.shard(0).tenant("acme")
+        self._runner: TenantRunner | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._runner = TenantRunner(self.tenant, settings=SETTINGS, counters=self._counters)
+        self._task = asyncio.create_task(self._runner.run())
+
+    async def stop(self) -> None:
+        if self._runner is not None and self._task is not None:
+            self._runner.stop()
+            await asyncio.wait_for(self._task, 20)
+            self._runner = None
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self._dsn) as connection:
+            return connection.execute(query.encode()).fetchall()
+
+    def readings(self) -> int:
+        return int(self.rows("select count(*) from readings")[0][0])
+
+    def gaps(self) -> list[str]:
+        return [cause for (cause,) in self.rows("select cause from reading_gaps order by tag_id")]
+
+    def counts(self) -> TenantSample:
+        return self.page.snapshot().tenants["acme"]
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(30):
+            while not condition():
+                assert self.counts().accounting_difference == 0
+                await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+def server() -> Iterator[OpcuaServer]:
+    with open62541_server(interval_ms=20.0) as running:
+        yield running
+
+
+@pytest.fixture
+def historian() -> Iterator[OpcuaServer]:
+    with open62541_server(interval_ms=20.0, options=ServerOptions(history_page=20)) as running:
+        yield running
+
+
+@pytest.fixture
+async def site(master_and_tenant: MasterAndTenant) -> AsyncIterator[Site]:
+    settings = Settings(database_url=master_and_tenant.master_dsn)
+    async with await connect(master_and_tenant.master_dsn, application="test", autocommit=True) as master:
+        (tenant,) = await catalog.list_tenants(master, settings)
+    site = Site(master_and_tenant, tenant)
+    yield site
+    await site.stop()
+    site.page.close()
+
+
+async def read_counters(site: Site, server: OpcuaServer) -> None:
+    """Let the tenant read three counters, and wait until some steps of each are stored."""
+    async with await connect(site.tenant.dsn, application="test", autocommit=True) as database:
+        tenant_id = site.tenant.id
+        well = await catalog.add_well(database, tenant_id, "W")
+        new = catalog.NewConnection(well_id=well.id, name="RTU", endpoint_url=server.endpoint)
+        added = await catalog.add_connection(database, tenant_id, new, secrets_key="")
+        tags = [catalog.NewTag(tag_name=node_id, opc_node_id=node_id) for node_id in NODES]
+        await catalog.add_tags(database, tenant_id, added.id, tags)
+    site.start()
+    await site.until(lambda: site.readings() >= 30)
+
+
+async def settled(site: Site) -> None:
+    """Wait until the tenant is connected and everything that came is stored."""
+    await site.until(lambda: site.counts().gauges[Gauge.ACTIVE_CONNECTIONS] == 1)
+    received = -1
+    while received != site.counts().counters[Counter.RECEIVED]:
+        received = site.counts().counters[Counter.RECEIVED]
+        await asyncio.sleep(0.4)
+    await site.until(lambda: site.counts().gauges[Gauge.IN_FLIGHT] == 0)
+
+
+async def test_first_values_that_are_stored_already_are_not_stored_again_after_a_restart(
+    site: Site, server: OpcuaServer
+) -> None:
+    await read_counters(site, server)
+    hold_counters(server)
+    await settled(site)
+    stored = site.readings()
+    await site.stop()
+    site.start()
+    await site.until(lambda: site.counts().dropped[DropReason.REPEATED] == 3)
+    await settled(site)
+    assert site.readings() == stored
+    assert site.gaps() == []
+    release_counters(server)
+    await site.until(lambda: site.readings() > stored + 30)
+    assert site.gaps() == []
+    assert site.rows("select tag_id, ts from readings group by 1, 2 having count(*) > 1") == []
+
+
+async def test_what_a_restart_missed_is_a_gap_where_the_server_has_no_history(
+    site: Site, server: OpcuaServer
+) -> None:
+    await read_counters(site, server)
+    await site.stop()
+    stored = site.readings()
+    await asyncio.sleep(0.3)
+    site.start()
+    await site.until(lambda: site.readings() > stored + 30)
+    await site.until(lambda: site.counts().counters[Counter.GAPS] == 3)
+    assert site.gaps() == ["restart"] * 3
+    gap_without_readings_inside = """
+        select g.tag_id from reading_gaps g
+        where not exists (select from readings r where r.tag_id = g.tag_id and r.ts > g."from" and r.ts < g."to")
+            and exists (select from readings r where r.tag_id = g.tag_id and r.ts = g."from")
+            and exists (select from readings r where r.tag_id = g.tag_id and r.ts = g."to")
+    """
+    assert len(site.rows(gap_without_readings_inside)) == 3
+
+
+async def test_what_a_restart_missed_comes_from_the_history_where_the_server_has_one(
+    site: Site, historian: OpcuaServer
+) -> None:
+    await read_counters(site, historian)
+    await site.stop()
+    await asyncio.sleep(1.0)
+    site.start()
+    await site.until(lambda: site.counts().counters[Counter.BACKFILLED] >= 3 * 40)
+    await site.until(lambda: site.gaps() == [])
+    await site.stop()
+    missing_or_twice = """
+        select tag_id, value from (
+            select tag_id, value, value - lag(value) over (partition by tag_id order by ts) as step from readings
+        ) s where step <> 1
+    """
+    assert site.rows(missing_or_twice) == []
+    assert site.counts().accounting_difference == 0
+    assert site.counts().counters[Counter.GAPS] == 0
+
+
+async def test_what_is_in_use_and_how_each_tag_is_read_is_in_the_catalog(
+    site: Site, server: OpcuaServer
+) -> None:
+    await read_counters(site, server)
+    in_use = """
+        select active_endpoint_url, active_security_mode, active_security_policy, monitored_tags from scada_connections
+    """
+    await site.until(lambda: site.rows(in_use) == [(server.endpoint, "None", "None", 3)])
+    await site.until(lambda: site.rows("select monitored from tag_states") == [(True,)] * 3)
+    assert site.counts().missing[MissingReason.NOT_CONNECTED] == 0
+    server.process.kill()
+    await site.until(lambda: site.counts().missing[MissingReason.NOT_CONNECTED] == 3)
+    await site.until(lambda: site.rows(in_use) == [(None, None, None, None)])
