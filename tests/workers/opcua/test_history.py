@@ -94,3 +94,24 @@ async def test_a_small_ring_holds_history_back_and_nothing_is_lost(
     await held.goes_on()
     await until(lambda: held.sink.last > 0 and len(held.sink.filled) == 3)
     assert held.breaks() == []
+
+
+async def test_a_queue_that_overflows_is_a_gap_before_the_value_that_says_so(held: Held) -> None:
+    with open62541_server(interval_ms=20.0) as server:
+        held.proxy.target = ("127.0.0.1", port_of(server))
+        await held.connect(replace(SETTINGS, publishing_interval_ms=400, queue_size=3))
+        await until(lambda: held.sink.last > 0 and len(held.gaps()) >= 6)
+    assert {cause for _, cause in held.gaps()} == {Cause.OVERFLOW}
+    ends = {(tag_id, end_us) for tag_id, _, end_us, _ in held.sink.gaps}
+    assert len(ends) == len(held.sink.gaps)
+    assert any(after > before + 1 for _, before, after in held.breaks())
+
+
+async def test_what_a_queue_lost_comes_from_the_history(historian: OpcuaServer, held: Held) -> None:
+    held.proxy.target = ("127.0.0.1", port_of(historian))
+    await held.connect(replace(SETTINGS, publishing_interval_ms=400, queue_size=3))
+    await until(lambda: held.sink.last > 0 and len(held.sink.filled) >= 6)
+    filled = {(tag_id, end_us) for tag_id, _, end_us, _ in held.sink.filled}
+    assert len(filled) >= 6
+    assert held.counted(Counter.BACKFILLED) > 0
+    assert held.counted(Counter.GAPS) == 0
