@@ -9,12 +9,14 @@
     states      what the engine itself writes: how connections and tags are doing
     tenants     add and disable tenants (master database)
     commands    add and delete wells, connections and tags (a tenant's database)
+    changes     change a connection
     seed        two wells to begin with
 
 Functions take an open connection: one to the master database for tenants, one to the tenant's own for all else.
 Commands commit by themselves, unless the caller already is in a transaction.
 """
 
+from engine.catalog.changes import CHANGEABLE, change_connection
 from engine.catalog.commands import (
     ENGINE_ACTOR,
     add_connection,
@@ -61,6 +63,7 @@ from engine.catalog.tag_set import TagSet
 from engine.catalog.tenants import add_tenant, disable_tenant
 
 __all__ = [
+    "CHANGEABLE",
     "DATA_CHANGE_TRIGGERS",
     "DATA_TYPES",
     "DEADBAND_TYPES",
@@ -88,6 +91,7 @@ __all__ = [
     "add_tags",
     "add_tenant",
     "add_well",
+    "change_connection",
     "delete_connection",
     "delete_tag",
     "disable_tenant",

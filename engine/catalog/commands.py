@@ -80,10 +80,7 @@ async def add_connection(
     secret and no key to seal it with.
     """
     check_connection(new)
-    columns = _columns(new, tenant_id, actor)
-    for name in ("password", "user_private_key"):
-        if columns[name] is not None:
-            columns[name] = secrets.seal(columns[name], key=secrets_key, tenant_id=tenant_id)
+    columns = connection_columns(new, tenant_id, actor, secrets_key)
     with translated("cannot add the connection"):
         async with database.transaction():
             await _check_wells(database, tenant_id, "well_id", [new.well_id])
@@ -99,11 +96,15 @@ async def add_connection(
             return await get_connection(database, added[0])
 
 
-def _columns(new: NewConnection, tenant_id: UUID, actor: UUID) -> dict[str, Any]:
+def connection_columns(new: NewConnection, tenant_id: UUID, actor: UUID, secrets_key: str) -> dict[str, Any]:
+    """Return the columns of scada_connections for what is asked for, its secrets sealed."""
     columns: dict[str, Any] = {column.name: getattr(new, column.name) for column in fields(new)}
     settings = columns.pop("settings")
     columns |= {name: getattr(settings, name) for name in ITEM_COLUMNS}
     columns["failover_urls"] = list(new.failover_urls)
+    for name in ("password", "user_private_key"):
+        if columns[name] is not None:
+            columns[name] = secrets.seal(columns[name], key=secrets_key, tenant_id=tenant_id)
     return columns | {"tenant_id": tenant_id, "created_by": actor, "updated_by": actor}
 
 

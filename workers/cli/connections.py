@@ -16,6 +16,7 @@ from engine import catalog
 from engine.settings import Settings
 from workers.cli.connection_browse import browse
 from workers.cli.connection_options import GroupedCommand, connection_fields, connection_options
+from workers.cli.connection_set import set_connection
 from workers.cli.connection_test import test
 from workers.cli.databases import all_connections, all_wells, tenant_database
 from workers.cli.options import json_option, tenant_option, with_settings
@@ -34,6 +35,7 @@ def connection() -> None:
 
 
 connection.add_command(browse)
+connection.add_command(set_connection)
 connection.add_command(test)
 connection.add_command(trust)
 
@@ -51,7 +53,7 @@ connection.add_command(trust)
 @click.option("--well", required=True, metavar="NAME", help="Its well; one of a new name is added.")
 @click.option("--description", help="For people.")
 @click.option("--disabled", is_flag=True, help="Do not connect yet.")
-@connection_options
+@connection_options(new=True)
 @tenant_option
 @json_option
 @with_settings()

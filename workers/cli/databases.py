@@ -69,6 +69,19 @@ async def all_connections(database: AsyncConnection) -> list[catalog.ConnectionS
     return await _all(partial(catalog.list_connections, database))
 
 
+def find_connection(
+    connections: Sequence[catalog.ConnectionSummary], wanted: str, *, field: str = "--connection"
+) -> catalog.ConnectionSummary:
+    """Return the one with this name or id; raises NotFound, or InvalidInput where several have the name."""
+    fitting = [entry for entry in connections if wanted in (entry.name, str(entry.id))]
+    if not fitting:
+        raise NotFound(field, f"there is no connection {wanted!r}; `connection list` shows them")
+    if len(fitting) > 1:
+        ids = ", ".join(str(entry.id) for entry in fitting)
+        raise InvalidInput(field, f"{len(fitting)} have the name {wanted!r}, give the id: {ids}")
+    return fitting[0]
+
+
 async def _all(page: Callable[..., Awaitable[list[Entry]]]) -> list[Entry]:
     entries: list[Entry] = []
     while True:

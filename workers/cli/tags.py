@@ -10,9 +10,16 @@ import click
 
 from engine import catalog
 from engine.catalog.rules import check_tags
-from engine.errors import InvalidInput, NotFound
+from engine.errors import InvalidInput
 from engine.settings import Settings
-from workers.cli.databases import all_connections, all_tags, all_wells, tag_states, tenant_database
+from workers.cli.databases import (
+    all_connections,
+    all_tags,
+    all_wells,
+    find_connection,
+    tag_states,
+    tenant_database,
+)
 from workers.cli.options import json_option, tenant_option, with_settings
 from workers.cli.output import note, print_json, print_table, printable
 from workers.cli.tags_csv import Problem, TagFile, read_tags
@@ -74,7 +81,7 @@ async def _import(
     settings: Settings, slug: str | None, connection: str, file: BinaryIO, *, dry_run: bool
 ) -> TagFile:
     async with tenant_database(settings, slug) as (tenant, database):
-        target = _choose(await all_connections(database), connection)
+        target = find_connection(await all_connections(database), connection)
         wells = await all_wells(database)
         found = read_tags(file, wells={key: well.id for well in wells for key in (well.name, str(well.id))})
         try:
@@ -86,16 +93,6 @@ async def _import(
         except catalog.InvalidRows as exc:
             found.add_problems(exc.problems)
     return found
-
-
-def _choose(connections: list[catalog.ConnectionSummary], wanted: str) -> catalog.ConnectionSummary:
-    fitting = [entry for entry in connections if wanted in (entry.name, str(entry.id))]
-    if not fitting:
-        raise NotFound("--connection", f"there is no connection {wanted!r}; `connection list` shows them")
-    if len(fitting) > 1:
-        ids = ", ".join(str(entry.id) for entry in fitting)
-        raise InvalidInput("--connection", f"{len(fitting)} have the name {wanted!r}, give the id: {ids}")
-    return fitting[0]
 
 
 @tags.command("list")
@@ -133,7 +130,7 @@ def _state_cells(row: dict[str, Any]) -> tuple[object, ...]:
 async def _list(settings: Settings, slug: str | None, connection: str | None) -> list[dict[str, Any]]:
     async with tenant_database(settings, slug) as (_, database):
         connections = await all_connections(database)
-        chosen = None if connection is None else _choose(connections, connection).id
+        chosen = None if connection is None else find_connection(connections, connection).id
         wells = {well.id: well.name for well in await all_wells(database)}
         names = {entry.id: entry.name for entry in connections}
         tags = await all_tags(database, connection_id=chosen)

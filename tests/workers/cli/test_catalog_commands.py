@@ -234,6 +234,34 @@ def test_a_connection_of_which_nothing_is_said_takes_the_strongest_security(acme
     assert (shown["active"], shown["monitored"], shown["tags"]) == (None, 0, 0)
 
 
+def test_a_connection_is_changed_where_something_is_said_and_only_there(acme: str, cli: Cli) -> None:
+    secret = {"DATABASE_URL": acme, "SCADA_SECRETS_KEY": KEY}
+    for arguments, stdin in (
+        (
+            ["--username", "reader", "--password-file", "-", "--queue-size", "7", "--deadband", "2%"],
+            "hunter2\n",
+        ),
+        (["--rename", "PLC", "--failover-url", "opc.tcp://b:1", "--poll", "--unset", "deadband"], ""),
+        (["--security-mode", "None", "--disable"], ""),
+    ):
+        name = "PLC" if "--disable" in arguments else "RTU"
+        done = cli("connection", "set", name, *arguments, stdin=stdin, **secret)
+        assert (done.returncode, done.stderr) == (0, "")
+    (shown,) = map(orjson.loads, cli("connection", "list", "--json", DATABASE_URL=acme).stdout.splitlines())
+    assert (shown["name"], shown["username"], shown["is_enabled"]) == ("PLC", "reader", False)
+    assert (shown["security_mode"], shown["security_policy"]) == ("None", "Auto")
+    assert (shown["failover_urls"], shown["endpoint_url"]) == (["opc.tcp://b:1"], ENDPOINT)
+    assert shown["settings"] == {"read_mode": "poll", "queue_size": 7}
+    for arguments, field in (
+        (["PLC"], "NAME"),
+        (["RTU", "--disable"], "NAME"),
+        (["PLC", "--queue-size", "0"], "queue_size"),
+    ):
+        done = cli("connection", "set", *arguments, DATABASE_URL=acme)
+        assert (done.returncode, done.stderr.count("\n")) == (3, 1)
+        assert done.stderr.startswith(f"scada-engine: {field}: ")
+
+
 def test_lists_show_what_is_in_use_and_how_each_tag_is_read(acme: str, cli: Cli) -> None:
     head = "tag_name,opc_node_id,sampling_interval_ms,deadband_type,deadband_value,read_mode\n"
     file = head + "A,ns=2;s=A,100,absolute,0.5,\nB,/Objects/2:Plant/2:B[3],,,,POLL\nC,i=1,,,,\n"

@@ -14,7 +14,7 @@ from workers.cli.connection_options import connection_fields
 from workers.cli.connections import add
 
 NOTHING: dict[str, Any] = {
-    "poll": False,
+    "poll": None,
     "publishing_interval_ms": None,
     "sampling_interval_ms": None,
     "queue_size": None,
