@@ -346,11 +346,11 @@ class Items:
         A server may make an item for one (OPC 10000-4, 5.12.2.2) and report BadIndexRangeNoData for ever; or do so
         because it does no index ranges. Reading the elements first tells.
         """
-        ranges = places[self._addresses.form[places] == Form.RANGE]
-        if not len(ranges):
+        elements = places[self._addresses.form[places] >= Form.RANGE]
+        if not len(elements):
             return places
-        await probe(self._channel, self.monitoring, ranges)
-        absent = ranges[self.monitoring.reason[ranges] == MissingReason.INVALID_ELEMENT]
+        await probe(self._channel, self.monitoring, elements)
+        absent = elements[self.monitoring.reason[elements] == MissingReason.INVALID_ELEMENT]
         return np.setdiff1d(places, absent).astype(np.int32) if len(absent) else places
 
     async def _poll(self, places: Places) -> None:

@@ -236,9 +236,9 @@ class Addresses:
     def _choose_range(self, place: int, element: tuple[int, ...]) -> None:
         assert self.elements is not None
         self.form[place] = Form.RANGE
-        # An array with one dimension has the element at its index even if a server ignores the range; one with more
-        # has it first, as the server sends one element.
-        self.elements[place] = min(element[0], _MOST_INT32) if len(element) == 1 else 0
+        # The server sends an array of this one element. If it ignores the range and sends all, an array with one
+        # dimension has it at its index; one with more has none at this index, so that no other is taken for it.
+        self.elements[place] = min(element[0], _MOST_INT32) if len(element) == 1 else _MOST_INT32
 
     def try_as_element(self, place: int) -> bool:
         """Take a place's brackets for an index, as the server has no node of that name; False when they cannot be."""

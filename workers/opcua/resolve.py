@@ -1,6 +1,6 @@
-"""What a server must be asked before its nodes can be named: namespaces, browse paths, the shape of arrays.
+"""What a server must be asked before its nodes can be named: namespaces, browse paths, the shape of matrices.
 
-Owns these three requests. What becomes of the answers is in nodes.Addresses. Everything is asked in batches that the
+Owns these requests. What becomes of the answers is in nodes.Addresses. Everything is asked in batches that the
 server can take, and few at a time: the event loop is shared with other tenants.
 """
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 # asyncua takes about 0.1 ms for a path: 20 ms at most between two turns of the event loop.
 _PATHS_PER_CALL = 200
-# Whole arrays are read to learn their shape: few at once, as nobody knows how large they are.
-_SHAPES_PER_CALL = 20
 _TEXTS_PER_TURN = 1_000
 _PATH_LEADS_HERE = 0xFFFF_FFFF
 _MOST_INT32 = 0x7FFF_FFFF
@@ -161,57 +159,61 @@ async def pick_from_whole(
 ) -> tuple[list[int], list[int]]:
     """Let the decoder pick elements that a server does not pick; return places that it can, and those it cannot.
 
-    It cannot where the node is no array, or has no such element. An array with one dimension that cannot be read is
-    taken to have it: the values will tell.
+    In an array with one dimension it finds them at their index; reading shows whether they are there. In one with more
+    it has to know the shape, and cannot where there is none, or no such element in it.
     """
     can: list[int] = []
     cannot: list[int] = []
     by_node: dict[bytes, list[int]] = {}
     for place in places.tolist():
-        addresses.pick(place, None)
-        by_node.setdefault(addresses.wire_of(place) or NULL_NODE_ID, []).append(place)
-    nodes = list(by_node)
-    for start in range(0, len(nodes), _SHAPES_PER_CALL):
-        part = nodes[start : start + _SHAPES_PER_CALL]
-        for node, shape in zip(part, await _shapes(channel, part), strict=True):
-            for place in by_node[node]:
-                flat = _flat_index(addresses.element(place) or (), shape)
-                addresses.pick(place, flat)
-                (cannot if flat is None else can).append(place)
-        await asyncio.sleep(0)
+        element = addresses.element(place) or ()
+        if len(element) == 1:
+            addresses.pick(place, min(element[0], _MOST_INT32))
+            can.append(place)
+        else:
+            addresses.pick(place, None)
+            by_node.setdefault(addresses.wire_of(place) or NULL_NODE_ID, []).append(place)
+    for node, chosen in by_node.items():
+        shape = await _shape(channel, node)
+        for place in chosen:
+            flat = _flat_index(addresses.element(place) or (), shape)
+            addresses.pick(place, flat)
+            (cannot if flat is None else can).append(place)
     return can, cannot
 
 
-async def _shapes(channel: Channel, nodes: list[bytes]) -> list[tuple[int, ...] | None]:
-    """Return the dimensions of arrays, () of what is no array, None of what cannot be read."""
-    node_ids = [nodeid_from_binary(Buffer(node)) for node in nodes]
-    with channel.translated("arrays not read"):
-        try:
-            read = await channel.session.read_attributes(node_ids, AttributeIds.Value)
-        except UaStatusCodeError as exc:
-            if exc.code in SESSION_ENDED:
-                raise
-            read = None
-    if read is not None and len(read) == len(nodes):
-        return [_shape(one.Value) for one in read]
-    if len(nodes) == 1:
-        return [None]
-    # Together they may have been too large.
-    return [shape for node in nodes for shape in await _shapes(channel, [node])]
-
-
-def _shape(variant: ua.Variant | None) -> tuple[int, ...] | None:
-    if variant is None or variant.Value is None:
-        return None
-    if not variant.is_array:
+async def _shape(channel: Channel, node: bytes) -> tuple[int, ...]:
+    """Return the dimensions of an array: its value's, or where that is too large to read, those it may have at most."""
+    value = await _attribute(channel, node, AttributeIds.Value)
+    if value is None:
+        dimensions = await _attribute(channel, node, AttributeIds.ArrayDimensions)
+        known = dimensions.Value if dimensions is not None else None
+        return tuple(map(int, known)) if isinstance(known, list) else ()
+    if not value.is_array or value.Value is None:
         return ()
-    return tuple(variant.Dimensions) if variant.Dimensions else (len(variant.Value),)
+    return tuple(value.Dimensions) if value.Dimensions else (len(value.Value),)
 
 
-def _flat_index(element: tuple[int, ...], shape: tuple[int, ...] | None) -> int | None:
+async def _attribute(channel: Channel, node: bytes, attribute: AttributeIds) -> ua.Variant | None:
+    """Read one attribute; None where it has no value, or one that asyncua cannot take."""
+    node_id = nodeid_from_binary(Buffer(node))
+    try:
+        with channel.translated("array not read"):
+            try:
+                read = await channel.session.read_attributes([node_id], attribute)
+            except UaStatusCodeError as exc:
+                if exc.code in SESSION_ENDED:
+                    raise
+                return None
+    except ConnectionRefused:
+        if channel.lost:
+            raise
+        return None
+    return read[0].Value if read and len(read) == 1 else None
+
+
+def _flat_index(element: tuple[int, ...], shape: tuple[int, ...]) -> int | None:
     """Return the place of an element among all of its array's (row by row); None when it has none."""
-    if shape is None:
-        return element[0] if len(element) == 1 and element[0] <= _MOST_INT32 else None
     if len(shape) != len(element) or any(at >= size for at, size in zip(element, shape, strict=True)):
         return None
     flat = 0

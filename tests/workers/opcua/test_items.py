@@ -133,7 +133,40 @@ async def test_elements_that_an_array_has_are_monitored_and_others_are_named(ser
     assert (monitoring.status[:2] == 0).all()
     assert monitoring.missing() == {MissingReason.INVALID_ELEMENT: 2, MissingReason.UNKNOWN_NODE: 1}
     assert monitoring.elements is not None
-    assert monitoring.elements[:2].tolist() == [2, 0]
+    assert monitoring.elements[0] == 2
+
+
+@pytest.mark.parametrize(
+    "settings", [ItemSettings(), ItemSettings(read_mode="poll")], ids=["items", "polled"]
+)
+@pytest.mark.parametrize("name", ["asyncua_server", *OTHERS])
+async def test_elements_have_their_own_values_also_where_a_server_does_no_index_ranges(
+    request: pytest.FixtureRequest, tenant: Tenant, name: str, settings: ItemSettings
+) -> None:
+    # asyncua's server ignores index ranges, and sends the whole array.
+    server: OpcuaServer = request.getfixturevalue(name)
+    wanted = connection(
+        server.endpoint,
+        "ns=1;s=type.Double.array[1]",
+        "ns=1;s=type.Double.matrix[1,2]",
+        "ns=1;s=type.Double.matrix[1,0]",
+        "ns=1;s=type.String.array[0]",
+        settings=settings,
+        poll_interval_seconds=1,
+    )
+    tenant.connect(wanted, SETTINGS)
+    await until(lambda: tenant.sink.connected and tenant.sink.rows >= 4)
+    assert tenant.sink.error == ""
+    batch = tenant.sink.drain()
+    assert {
+        slot: value for slot, value in zip(batch.slot.tolist(), batch.value.tolist(), strict=True) if slot < 3
+    } == {
+        0: 2.0,
+        1: 6.0,
+        2: 4.0,
+    }
+    assert set(batch.texts.values()) == {"a"}
+    assert not batch.status.any()
 
 
 @pytest.mark.parametrize("announced", [True, False])

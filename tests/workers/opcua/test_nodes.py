@@ -11,6 +11,8 @@ from engine.errors import InvalidInput
 from tests.workers.opcua.tenant import connection
 from workers.opcua.nodes import NO_ELEMENT, Addresses, Form
 
+# In an array of one element it is that element, in any other there is none.
+NO_SUCH = 2**31 - 1
 NAMESPACES = ("http://opcfoundation.org/UA/", "urn:server", "urn:plant", "urn:a;b")
 
 
@@ -102,7 +104,7 @@ def test_brackets_behind_a_name_are_part_of_it_until_the_server_has_no_such_node
     addresses = addresses_of("ns=1;s=Levels[3]", "ns=1;i=5[1,2]", "ns=1;s=Level")
     assert addresses.form.tolist() == [Form.LITERAL, Form.RANGE, Form.PLAIN]
     assert addresses.elements is not None
-    assert addresses.elements.tolist() == [NO_ELEMENT, 0, NO_ELEMENT]
+    assert addresses.elements.tolist() == [NO_ELEMENT, NO_SUCH, NO_ELEMENT]
     _, ranges, _ = addresses.wire(everywhere(addresses))
     assert ranges == ["", "1,2", ""]
 
@@ -110,7 +112,7 @@ def test_brackets_behind_a_name_are_part_of_it_until_the_server_has_no_such_node
     node_ids, ranges, _ = addresses.wire(everywhere(addresses))
     assert node_ids[0] == nodeid_to_binary(ua.NodeId.from_string("ns=1;s=Levels"))
     assert ranges == ["3", "1,2", ""]
-    assert addresses.elements.tolist() == [3, 0, NO_ELEMENT]
+    assert addresses.elements.tolist() == [3, NO_SUCH, NO_ELEMENT]
     assert not any(addresses.try_as_element(place) for place in range(3))
 
     addresses.pick(1, 5)
