@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -48,6 +49,14 @@ class Plant:
         """Return the number of readings."""
         return int(self.rows("select count(*) from readings")[0][0])
 
+    def gaps(self, node_id: str) -> list[tuple[datetime, datetime, str]]:
+        """Return (from, to, cause) of a tag's gaps, oldest first."""
+        return self.rows(
+            'select "from", "to", cause from reading_gaps join tag_mappings using (tag_id)'
+            ' where opc_node_id = %s order by "from"',
+            node_id,
+        )
+
     def last_error(self) -> str | None:
         """Return what the catalog says of the connection."""
         error: str | None = self.rows(
@@ -56,12 +65,16 @@ class Plant:
         return error
 
 
-def build_plant(databases: MasterAndTenant, endpoint_url: str, variables: Sequence[ServedVariable]) -> Plant:
-    """Add a well and a connection with a tag for every variable."""
-    return run(_build(databases, endpoint_url, variables))
+def build_plant(
+    databases: MasterAndTenant, endpoint_url: str, variables: Sequence[ServedVariable], **more: Any
+) -> Plant:
+    """Add a well and a connection with a tag for every variable; `more` are fields of the connection."""
+    return run(_build(databases, endpoint_url, variables, more))
 
 
-async def _build(databases: MasterAndTenant, endpoint_url: str, variables: Sequence[ServedVariable]) -> Plant:
+async def _build(
+    databases: MasterAndTenant, endpoint_url: str, variables: Sequence[ServedVariable], more: dict[str, Any]
+) -> Plant:
     settings = Settings(database_url=databases.master_dsn)
     async with await connect(databases.master_dsn, application="tests") as master:
         tenants = await catalog.list_tenants(master, settings)
@@ -69,7 +82,7 @@ async def _build(databases: MasterAndTenant, endpoint_url: str, variables: Seque
     async with await connect(databases.tenant_dsn, application="tests") as database:
         well = await catalog.add_well(database, tenant.id, "Well 1")
         connection = await catalog.add_connection(
-            database, tenant.id, catalog.NewConnection(well.id, "Server 1", endpoint_url)
+            database, tenant.id, catalog.NewConnection(well.id, "Server 1", endpoint_url, **more)
         )
         tags = [catalog.NewTag(variable.node_id, variable.node_id) for variable in variables]
         await catalog.add_tags(database, tenant.id, connection.id, tags)

@@ -1,5 +1,7 @@
 """A TCP proxy that breaks connections the way networks do. For any server that speaks TCP.
 
+`CuttingProxy` lives in a test's event loop; `proxy_in_thread` gives one to tests that have none.
+
 proxy = await CuttingProxy.start("127.0.0.1", 4840)     # proxy.port is where clients connect
 proxy.pause()      half-open: both sides stay connected and nothing gets through
 proxy.resume()     what was sent meanwhile arrives late
@@ -11,13 +13,15 @@ proxy.tamper = f   bytes from the server become f(bytes)
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
-from typing import TYPE_CHECKING
+import threading
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine, Iterator
 
 _READ_BYTES = 65_536
+_CALL_S = 10.0
 
 
 class CuttingProxy:
@@ -107,3 +111,69 @@ class CuttingProxy:
                 await drain.drain()
         await self._flowing.wait()
         drain.close()
+
+
+class ThreadedProxy:
+    """A CuttingProxy whose event loop runs in another thread; its methods return when it is done."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, proxy: CuttingProxy) -> None:
+        self._loop = loop
+        self._proxy = proxy
+
+    @property
+    def port(self) -> int:
+        """Where clients connect."""
+        return self._proxy.port
+
+    @property
+    def connections(self) -> int:
+        """How many connections there have been."""
+        return self._proxy.connections
+
+    def pause(self) -> None:
+        """Let nothing through in either direction; no side is told."""
+        self._do(self._proxy.pause)
+
+    def resume(self) -> None:
+        """Let bytes through again, those that wait first."""
+        self._do(self._proxy.resume)
+
+    def cut(self) -> None:
+        """Reset all connections."""
+        self._do(self._proxy.cut)
+
+    def refuse(self) -> None:
+        """Reset all connections and refuse new ones."""
+        self._do(self._proxy.refuse)
+
+    def accept(self) -> None:
+        """Accept connections again."""
+        _run(self._loop, self._proxy.accept())
+
+    def _do(self, action: Callable[[], None]) -> None:
+        async def act() -> None:
+            action()
+
+        _run(self._loop, act())
+
+
+@contextmanager
+def proxy_in_thread(port: int) -> Iterator[ThreadedProxy]:
+    """Yield a proxy in front of a port of 127.0.0.1."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="cutting proxy", daemon=True)
+    thread.start()
+    try:
+        proxy = _run(loop, CuttingProxy.start("127.0.0.1", port))
+        try:
+            yield ThreadedProxy(loop, proxy)
+        finally:
+            _run(loop, proxy.stop())
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(_CALL_S)
+        loop.close()
+
+
+def _run(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run_coroutine_threadsafe(work, loop).result(_CALL_S)
