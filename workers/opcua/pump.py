@@ -86,8 +86,12 @@ class Pump:
         continuity: Continuity,
         ended: Callable[[Flow, str], None],
         text_of: Callable[[bytes], str | None] = variants.text_of,
+        unacknowledged: list[tuple[int, int]] | None = None,
     ) -> None:
-        """`slots` and `text_of` are for decode_publish; `ended` is called with a flow and the reason."""
+        """`slots` and `text_of` are for decode_publish; `ended` is called with a flow and the reason.
+
+        `unacknowledged` is acknowledged first, and holds when `run` has ended what may not have been.
+        """
         # For decode_publish, too; may change while the pump runs.
         self.elements: NDArray[np.int32] | None = None
         self._channel = channel
@@ -107,7 +111,10 @@ class Pump:
         self._heard = False
         self._arrived: deque[tuple[asyncio.Future[Answer], int]] = deque()
         self._wake = asyncio.Event()
-        self._acks: list[tuple[int, int]] = []
+        self._unacknowledged = [] if unacknowledged is None else unacknowledged
+        self._acks = list(self._unacknowledged)
+        # What each outstanding request acknowledges, the oldest first.
+        self._sent_acks: deque[list[tuple[int, int]]] = deque()
         self._timeouts = 0
         self._stopped: ScadaError | None = None
         self._wanted = self._most_requests
@@ -145,6 +152,12 @@ class Pump:
 
     async def run(self) -> Never:
         """Publish until the connection ends. Raises ConnectionRefused or MalformedMessage."""
+        try:
+            await self._run()
+        finally:
+            self._unacknowledged[:] = [ack for acks in (*self._sent_acks, self._acks) for ack in acks]
+
+    async def _run(self) -> Never:
         self._fill()
         while True:
             if not self._arrived:
@@ -164,22 +177,20 @@ class Pump:
         if exc is not None:
             raise self._channel.failed(exc) from exc
         message = body_of(future.result())
-        flow, repeated = None, False
-        if (seen := peek(message)) is not None:
-            flow = self._flows.get(seen.subscription_id)
-            if flow is not None:
-                ahead = flow.count_ahead(seen.sequence_number)
-                repeated = ahead < 0 and seen.has_data
-                if ahead > 0:
-                    await self._ask_for_missing(flow, seen.sequence_number)
-        if repeated and flow is not None and seen is not None:
-            # Sent again although nobody asked, or asked for twice: its values are in the ring already.
-            self._acks.append((seen.subscription_id, seen.sequence_number))
-            self._arrived.popleft()
-            return
-        said = await self._decode(message, received_us)
+        repeated = False
+        if (seen := peek(message)) and (flow := self._flows.get(seen.subscription_id)):
+            ahead = flow.count_ahead(seen.sequence_number)
+            repeated = ahead < 0 and seen.has_data
+            if ahead > 0:
+                await self._ask_for_missing(flow, seen.sequence_number)
+        said = None if repeated else await self._decode(message, received_us)
         self._arrived.popleft()
-        if said.outcome == Outcome.FAULT:
+        self._sent_acks.popleft()
+        if said is None:
+            # Sent again although nobody asked, or asked for twice: its values are in the ring already.
+            assert seen is not None
+            self._acks.append((seen.subscription_id, seen.sequence_number))
+        elif said.outcome == Outcome.FAULT:
             await self._on_fault(said.service_result)
         else:
             self._on_notification(said)
@@ -195,8 +206,8 @@ class Pump:
                 return  # what came before the end is stored first
             acks = self._acks
             future = self._channel.publish(acks)
-            if acks:
-                self._acks = []
+            self._sent_acks.append(acks)
+            self._acks = []
             self._outstanding += 1
             self._sent += 1
             future.add_done_callback(self._on_response)

@@ -73,6 +73,8 @@ class Held:
     """For the decoders: the text of a Variant, with what the server says of its structures."""
     flows: list[Flow] = field(default_factory=list)
     """One for each of monitoring.subscriptions, in their order."""
+    unacknowledged: list[tuple[int, int]] = field(default_factory=list)
+    """Subscription id and number of messages that are in the ring, and of which the server may not know that yet."""
     lost_at_s: float = 0.0
     """On the event loop's clock."""
     session_gone: bool = False

@@ -161,7 +161,8 @@ class Connector:
                 held = await self._subscribe(channel, url)
             await self._pump(channel, held)
         except ScadaError as exc:
-            lost = channel.lost or isinstance(exc, MalformedMessage)
+            # No answer in time is a network that is gone, too. All else the server has said, and will say again.
+            lost = channel.lost or isinstance(exc, MalformedMessage) or isinstance(exc.__cause__, OSError)
             if lost and held is not None:
                 held.lose(now_s())
                 self._held = held
@@ -276,6 +277,7 @@ class Connector:
             continuity=self._continuity,
             ended=on_ended,
             text_of=held.text_of,
+            unacknowledged=held.unacknowledged,
         )
         pump.elements = monitoring.elements
         for flow in held.flows:

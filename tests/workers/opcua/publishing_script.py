@@ -143,18 +143,25 @@ class Running:
         self.continuity = Continuity(tenant.ring)
         self.flows = [flow_of(7)]
         self.lost: list[tuple[int, str]] = []
-        self.pump = Pump(
+        self.unacknowledged: list[tuple[int, int]] = []
+        self._requests = requests
+        self.pump = self.pump_over(script)
+        self.task = asyncio.create_task(self.pump.run())
+
+    def pump_over(self, script: Script) -> Pump:
+        """Return a pump that goes on with the same subscriptions."""
+        return Pump(
             channel=cast(Channel, script),
             flows=self.flows,
-            ring=tenant.ring,
+            ring=self.tenant.ring,
             slots=SLOTS,
-            counters=tenant.counters,
-            settings=replace(FAST, publish_requests=requests, request_timeout_s=0.05),
-            sink=tenant.sink,
+            counters=self.tenant.counters,
+            settings=replace(FAST, publish_requests=self._requests, request_timeout_s=0.05),
+            sink=self.tenant.sink,
             continuity=self.continuity,
             ended=lambda flow, reason: self.lost.append((flow.subscription_id, reason)),
+            unacknowledged=self.unacknowledged,
         )
-        self.task = asyncio.create_task(self.pump.run())
 
     async def replaced(self, answers: int) -> None:
         """Wait until a publish request was sent for each of so many answers, behind the first two."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from engine.errors import ConnectionRefused
 from engine.metrics import Counter
-from tests.workers.opcua.publishing_script import Running, data, keep_alive, republished
+from tests.workers.opcua.publishing_script import Running, Script, data, keep_alive, republished
 from tests.workers.opcua.tenant import until
 
 
@@ -115,3 +118,20 @@ async def test_of_the_messages_that_a_transfer_names_those_in_between_are_gaps(r
     assert script.asked == [2, 3, 4]
     assert list(running.tenant.sink.drain().value) == [1.0, 3.0, 4.0]
     assert running.gap()
+
+
+async def test_what_may_not_have_been_acknowledged_is_told_to_whoever_goes_on(running: Running) -> None:
+    script = running.script
+    for number in (1, 2, 3):
+        script.answer(data(number, 1.0))
+        await running.replaced(number)
+    # The first two acknowledgements were sent with requests that were answered; the others' answers never come.
+    script.abort(ConnectionRefused("gone"))
+    await running.ended()
+    assert running.unacknowledged == [(7, 2), (7, 3)]
+    another = Script()
+    pump = running.pump_over(another)
+    going_on = asyncio.create_task(pump.run())
+    await until(lambda: len(another.waiting) == 2)
+    assert another.published == [[(7, 2), (7, 3)], []]
+    going_on.cancel()
