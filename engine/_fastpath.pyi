@@ -98,6 +98,21 @@ def decode_publish(
     OPC 10000-6, and for a message with more values than the ring's capacity.
     """
 
+def encode_string_node_ids(
+    texts: bytes,
+    starts: NDArray[np.uint32],
+    ends: NDArray[np.uint32],
+    head: bytes,
+    prefix: bytes,
+    most_bytes: int,
+) -> list[bytes] | None:
+    """Return the encoded NodeIds of texts that all begin with `head` (`ns=2;s=`), or None if one is not so simple.
+
+    `texts` holds node ids one after the other, those wanted from starts[i] up to ends[i]. A NodeId is `prefix`, the
+    length of what follows `head`, and that. One with nothing there, or longer than `most_bytes` as a text, is not
+    simple. Raises ValueError for places outside of `texts`.
+    """
+
 def encode_create_items(
     subscription_id: int,
     timestamps: int,

@@ -106,10 +106,12 @@ class TagSet:
 
     def encoded_node_ids(self, places: NDArray[np.integer]) -> list[bytes]:
         """Return the node ids of some tags in UTF-8: what a batch of requests is made of."""
-        ends = self._end[places].tolist()
-        starts = np.where(places > 0, self._end[places - 1], 0).tolist()
-        text = self._node_ids
-        return [text[start:end] for start, end in zip(starts, ends, strict=True)]
+        text, starts, ends = self.spans(places)
+        return [text[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+
+    def spans(self, places: NDArray[np.integer]) -> tuple[bytes, NDArray[np.uint32], NDArray[np.uint32]]:
+        """Return all node ids one after the other in UTF-8, and where those of some tags start and end in it."""
+        return self._node_ids, np.where(places > 0, self._end[places - 1], np.uint32(0)), self._end[places]
 
     def places_of(self, *, first: bytes = b"", last: bytes = b"") -> NDArray[np.int32]:
         """Return the places of the node ids whose text begins with this byte, or ends with that one."""

@@ -9,11 +9,42 @@
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t
+from libc.string cimport memcmp
 
 cdef enum:
     CREATE_MONITORED_ITEMS_RESPONSE = 754
     LEAST_RESULT_BYTES = 23
     MODE_REPORTING = 2  # Part 4, 7.23
+
+
+def encode_string_node_ids(
+    bytes texts not None, starts, ends, bytes head not None, bytes prefix not None, Py_ssize_t most_bytes
+):
+    """Return the encoded NodeIds of texts that all begin with `head`, or None if one is not so simple.
+
+    `texts` holds node ids one after the other, those wanted from starts[i] up to ends[i] (uint32 buffers). A NodeId is
+    `prefix`, the length of what follows `head`, and that. One with nothing there, or longer than `most_bytes` as a
+    text, is not simple. Raises ValueError for places outside of `texts`.
+    """
+    cdef const uint32_t[::1] first = starts, end = ends
+    cdef Py_ssize_t place, size, cut = PyBytes_GET_SIZE(head), before = PyBytes_GET_SIZE(prefix)
+    cdef Py_ssize_t whole = PyBytes_GET_SIZE(texts)
+    cdef const char* text = PyBytes_AS_STRING(texts)
+    cdef uint8_t* at
+    cdef list found = []
+    if first.shape[0] != end.shape[0]:
+        raise ValueError(f"starts: {first.shape[0]} for {end.shape[0]} ends")
+    for place in range(first.shape[0]):
+        if first[place] > end[place] or end[place] > whole:
+            raise ValueError(f"text {place}: {first[place]} to {end[place]} of {whole} bytes")
+        size = <Py_ssize_t>end[place] - first[place]
+        if size <= cut or size > most_bytes or memcmp(text + first[place], PyBytes_AS_STRING(head), cut) != 0:
+            return None
+        node_id = PyBytes_FromStringAndSize(NULL, before + 4 + size - cut)
+        at = lay_bytes(<uint8_t*>PyBytes_AS_STRING(node_id), PyBytes_AS_STRING(prefix), before)
+        lay_bytes(lay32(at, <uint32_t>(size - cut)), text + first[place] + cut, size - cut)
+        found.append(node_id)
+    return found
 
 
 def encode_create_items(

@@ -13,7 +13,7 @@ from asyncua.ua.ua_binary import nodeid_to_binary, struct_to_binary
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine._fastpath import decode_created_items, encode_create_items, encode_read
+from engine._fastpath import decode_created_items, encode_create_items, encode_read, encode_string_node_ids
 from engine.errors import MalformedMessage
 from tests.engine.reference_codec import Message, array, extension_object, header, numeric_node_id
 from tests.engine.strategies import UINT32, diagnostic_infos, extension_objects
@@ -221,3 +221,31 @@ def test_arrays_of_different_lengths_are_refused() -> None:
     status, item_id, sampling_ms, queue_size = columns(2)
     with pytest.raises(ValueError, match="different lengths: 2, 1, 2, 2"):
         decode_created_items(b"", status, item_id[:1], sampling_ms, queue_size)
+
+
+def spans(*node_ids: str) -> tuple[bytes, Any, Any]:
+    """Return texts one after the other, and where each starts and ends."""
+    encoded = [text.encode() for text in node_ids]
+    ends = np.cumsum([len(text) for text in encoded]).astype(np.uint32)
+    starts = ends - np.array([len(text) for text in encoded], np.uint32)
+    return b"".join(encoded), starts, ends
+
+
+@given(names=st.lists(st.text(min_size=1, max_size=9), max_size=5))
+def test_node_ids_that_begin_alike_are_those_that_asyncua_writes(names: list[str]) -> None:
+    texts, starts, ends = spans(*(f"ns=2;s={name}" for name in names))
+    found = encode_string_node_ids(texts, starts, ends, b"ns=2;s=", b"\x03\x02\x00", 4_096)
+    assert found == [bytes(nodeid_to_binary(new_node_id(name, number(2)))) for name in names]
+
+
+def test_node_ids_that_are_not_all_alike_are_left_to_others() -> None:
+    for odd in ("ns=3;s=b", "ns=2;s=", "ns=2", "", "ns=2;s=" + 20 * "x"):
+        texts, starts, ends = spans("ns=2;s=a", odd)
+        assert encode_string_node_ids(texts, starts, ends, b"ns=2;s=", b"\x03\x02\x00", 20) is None
+
+
+def test_node_ids_outside_of_their_text_are_refused() -> None:
+    texts, starts, ends = spans("ns=2;s=a")
+    for wrong_start, wrong_end in ((starts, ends + 1), (ends, starts), (starts, ends[:0])):
+        with pytest.raises(ValueError, match=r"text 0|starts"):
+            encode_string_node_ids(texts, wrong_start, wrong_end, b"ns=2;s=", b"\x03\x02\x00", 20)
