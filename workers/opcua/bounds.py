@@ -2,12 +2,15 @@
 
 A message is bounded while it is still arriving: UNKNOWN_MOST_BYTES until a session is active, when anybody may be at
 the other end, and then opcua.max_message_bytes. What asyncua decodes into objects, rather than our own decoder, is
-bounded more closely: DECODED_MOST_BYTES, no length below -1, and no more fields than the size explains. Otherwise four
-bytes could ask for 2^31 empty texts, or send asyncua in circles. tests/workers/opcua/test_seam.py holds these seams.
+bounded more closely: DECODED_MOST_BYTES, no length below -1, no more fields than the size explains, and no more time
+than that takes on a slow machine. Otherwise four bytes could ask for 2^31 empty texts or send asyncua in circles, and
+a megabyte of empty values would hold up everybody else in the worker for ten seconds. tests/workers/opcua/test_seam.py
+and test_hostile_servers.py hold these seams.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from asyncua import ua
@@ -27,6 +30,9 @@ DECODED_MOST_BYTES = 1024 * 1024
 # Fields of real answers have 2.5 bytes each and more (references of a browse are the smallest).
 _LEAST_BYTES_PER_FIELD = 2
 _FIELDS_ALWAYS = 1_000
+# Of processor time. A megabyte of references takes 0.4 s on a desktop of 2024.
+_ALWAYS_S, _PER_MEGABYTE_S = 0.25, 2.0
+_LOOK_AT_THE_CLOCK_FIELDS = 512
 
 
 class ClampedLimits(TransportLimits):
@@ -47,23 +53,43 @@ def limits(max_message_bytes: int) -> ClampedLimits:
     )
 
 
+class _Allowance:
+    """What is left of one message's fields and time; all copies of its buffer share it."""
+
+    __slots__ = ("_fields", "_size_bytes", "_until_s")
+
+    def __init__(self, size_bytes: int) -> None:
+        self._fields = _FIELDS_ALWAYS + size_bytes // _LEAST_BYTES_PER_FIELD
+        self._size_bytes = size_bytes
+        self._until_s = 0.0
+
+    def take(self) -> None:
+        """Count a field. Raises UaError when it is one too many, or takes too long."""
+        self._fields -= 1
+        if self._fields < 0:
+            raise UaError("more fields than its size explains")
+        if self._fields % _LOOK_AT_THE_CLOCK_FIELDS == 0:
+            now_s = time.thread_time()
+            if not self._until_s:
+                self._until_s = now_s + _ALWAYS_S + _PER_MEGABYTE_S * self._size_bytes / DECODED_MOST_BYTES
+            elif now_s > self._until_s:
+                raise UaError("it takes too long to read")
+
+
 class BoundedBuffer(Buffer):
     """What asyncua decodes, without the ways in which a length can lead it astray."""
 
     def __init__(
-        self, data: bytes, start_pos: int = 0, size: int = -1, fields_left: list[int] | None = None
+        self, data: bytes, start_pos: int = 0, size: int = -1, allowance: _Allowance | None = None
     ) -> None:
         super().__init__(data, start_pos, size)
-        # Shared by all copies of one message.
-        self._fields_left = fields_left or [_FIELDS_ALWAYS + len(data) // _LEAST_BYTES_PER_FIELD]
+        self._allowance = allowance or _Allowance(len(data))
 
     def read(self, size: int) -> bytes:
         """Take `size` bytes. Raises UaError where asyncua would go backwards, or on and on."""
         if size < 0:
             raise UaError(f"a length of {size}")
-        self._fields_left[0] -= 1
-        if self._fields_left[0] < 0:
-            raise UaError("more fields than its size explains")
+        self._allowance.take()
         return super().read(size)
 
     def skip(self, size: int) -> None:
@@ -76,7 +102,7 @@ class BoundedBuffer(Buffer):
         """Return another view on the same bytes, with the same bounds."""
         if size == -1 or size > self._size:
             size = self._size
-        return BoundedBuffer(self._data, self._cur_pos, size, self._fields_left)
+        return BoundedBuffer(self._data, self._cur_pos, size, self._allowance)
 
 
 class _Message(ua.Message):

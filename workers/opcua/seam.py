@@ -43,7 +43,7 @@ from asyncua.client.ua_session import UaSession
 from asyncua.common.utils import Buffer
 from asyncua.crypto.security_policies import SecurityPolicyNone
 from asyncua.ua.ua_binary import nodeid_to_binary, uatcp_to_binary
-from asyncua.ua.uaerrors import UaError
+from asyncua.ua.uaerrors import UaError, UaStatusCodeError
 
 from engine.errors import ConnectionRefused, MalformedMessage, ScadaError
 from workers.opcua.bounds import (
@@ -67,8 +67,9 @@ Answer = Buffer | memoryview
 
 # At INFO asyncua formats whole requests and results.
 logging.getLogger("asyncua").setLevel(logging.WARNING)
-# Its client warns at each connect of a revised session timeout, and of each ServiceFault, which the caller reports.
-logging.getLogger("asyncua.client").setLevel(logging.ERROR)
+# What these say of revised timeouts, faults and what cannot be read, the caller reports, without a traceback.
+for _name in ("asyncua.client", "asyncua.uaprotocol"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 _HEADER = struct.Struct("<4sI")
 # Type and chunk flag -> the fewest bytes such a chunk can have, its header included (Part 6, 6.7.2 and 7.1.2).
@@ -175,7 +176,9 @@ class RawProtocol(UASocketProtocol):
         if self.failure is None and (self.transport is None or self.transport.is_closing()):
             self.fail(
                 MalformedMessage(
-                    "a chunk cannot be read, or makes its message larger than opcua.max_message_bytes", 0
+                    "a chunk cannot be read, or makes its message larger than opcua.max_message_bytes (before a"
+                    f" session is open, {UNKNOWN_MOST_BYTES})",
+                    0,
                 )
             )
 
@@ -208,6 +211,8 @@ class RawProtocol(UASocketProtocol):
         future = self._callbackmap.pop(request_id, None)
         if future is None:
             raise UaError(f"an answer to request {request_id}, which was never sent")
+        if self._open_secure_channel_exchange is not None and isinstance(body, Buffer):
+            self._check_opened(body)
         raw = request_id in self._raw
         self._raw.discard(request_id)
         if future.done():
@@ -218,6 +223,14 @@ class RawProtocol(UASocketProtocol):
             )
         else:
             future.set_result(body)
+
+    def _check_opened(self, body: Buffer) -> None:
+        """End the connection with the reason when the answer is a fault; asyncua would only fail to read it."""
+        try:
+            self.check_answer(body, "")
+        except UaStatusCodeError as exc:
+            self.fail(ConnectionRefused(f"the server refused the secure channel: {status_name(exc.code)}"))
+            raise
 
     def expect_messages_of(self, own_limits: TransportLimits) -> None:
         """Let the messages be larger from now on."""
