@@ -169,9 +169,13 @@ class Addresses:
 
     def _encode(self, place: int) -> bytes:
         """Return the NodeId. Raises InvalidInput, or KeyError with a URI that is not there."""
+        if (known := self._path(place)) is not None:
+            return known
         address = self.parsed(place)
+        for part in address.browse_path:
+            self.namespace(part.namespace_index, part.namespace_uri)
         if address.kind is NodeKind.PATH:
-            return self._path(place, address)
+            raise KeyError(place)  # never asked, or answered with a status
         literal = address.literal if self.form[place] == Form.LITERAL else None
         namespace = self.namespace(address.namespace_index, address.namespace_uri)
         return _wire(namespace, literal or address.identifier)
@@ -203,13 +207,11 @@ class Addresses:
         """Return the index of a namespace in this session. Raises KeyError with a URI that the server has not."""
         return index if uri is None else self._namespaces[uri]
 
-    def _path(self, place: int, address: NodeAddress) -> bytes:
+    def _path(self, place: int) -> bytes | None:
+        """Return the NodeId that the browse path of a place leads to, None where that is not known."""
         at = int(np.searchsorted(self._path_places, place))
-        if at == len(self._path_places) or self._path_places[at] != place:
-            for part in address.browse_path:
-                self.namespace(part.namespace_index, part.namespace_uri)
-            raise KeyError(place)  # never asked, or answered with a status
-        return self._path_at(at)
+        known = at < len(self._path_places) and self._path_places[at] == place
+        return self._path_at(at) if known else None
 
     def _path_at(self, at: int) -> bytes:
         start = int(self._path_ends[at - 1]) if at else 0
