@@ -9,15 +9,13 @@
 
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.stdint cimport INT64_MIN, int32_t, int64_t, uint8_t, uint32_t
 from libc.stdlib cimport free
 
 cdef enum:
     HISTORY_DATA = 658
     HISTORY_READ_RESPONSE = 667
     LEAST_HISTORY_RESULT_BYTES = 11
-
-cdef int64_t LEAST_INT64 = -0x7FFFFFFFFFFFFFFF - 1
 
 
 @cython.final
@@ -127,7 +125,7 @@ cdef HistoryResult read_history_result(Cursor* cursor, Draft* draft, Ring ring):
 
 cdef int read_history_values(Cursor* cursor, Draft* draft, Ring ring, HistoryResult result) except -1:
     cdef Py_ssize_t count = take_count(cursor, 1), before = draft.rows
-    draft.newest_us = LEAST_INT64
+    draft.newest_us = INT64_MIN
     read_readings(cursor, draft, ring, count, HANDLE_OF_ALL)
     result.rows = draft.rows - before
     if count > 0:

@@ -188,6 +188,10 @@ cdef int read_readings(Cursor* cursor, Draft* draft, Ring ring, Py_ssize_t count
     cdef uint32_t handle, slot
     cdef int mask
     cdef int32_t element = WHOLE_VALUE
+    # The columns' bytes may be anything to a compiler: what is in locals need not be read again after each row.
+    cdef const uint32_t* slots = draft.slots
+    cdef const int32_t* elements = draft.elements
+    cdef uint32_t slots_size = draft.slots_size, elements_size = draft.elements_size
     for index in range(count):
         if handles == HANDLES_ON_WIRE:
             at = take(cursor, 5)
@@ -196,9 +200,9 @@ cdef int read_readings(Cursor* cursor, Draft* draft, Ring ring, Py_ssize_t count
         else:
             mask = take(cursor, 1)[0]
             handle = draft.handle if handles == HANDLE_OF_ALL else <uint32_t>index
-        slot = draft.slots[handle] if handle < draft.slots_size else NOT_OURS
-        if draft.elements != NULL:
-            element = draft.elements[handle] if handle < draft.elements_size else WHOLE_VALUE
+        slot = slots[handle] if handle < slots_size else NOT_OURS
+        if elements != NULL:
+            element = elements[handle] if handle < elements_size else WHOLE_VALUE
         texts = draft.later_count
         read_data_value(cursor, draft, mask, element, &found)
         if handles == HANDLE_OF_ALL and not is_in_window(draft, found.ts_us):
