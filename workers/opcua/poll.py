@@ -52,6 +52,7 @@ _READ = 631  # ReadRequest_Encoding_DefaultBinary
 _BOTH_TIMESTAMPS = 2
 # A round starts at a random moment of this or of the interval, so that connections do not read in step.
 _START_WITHIN_S = 5.0
+_INTERVAL_LEAST_S = 0.01
 # Without a subscription, a session is touched this often in its timeout.
 _TOUCHES = 3
 _SERVER_STATE = ua.NodeId(ua.Int32(ObjectIds.Server_ServerStatus_State))
@@ -148,8 +149,12 @@ class Poller:
         sink: Sink,
         interval_s: float,
         text_of: Callable[[bytes], str | None] = variants.text_of,
+        changed: Callable[[], None] | None = None,
     ) -> None:
-        """`slots[i]` is the ring slot of tag i; `interval_s` is from the start of a round to the start of the next."""
+        """`slots[i]` is the ring slot of tag i; `interval_s` is from the start of a round to the start of the next.
+
+        `changed` is called after a round in which tags appeared or went missing.
+        """
         self._channel = channel
         self._monitoring = monitoring
         self._ring = ring
@@ -157,8 +162,9 @@ class Poller:
         self._counters = counters
         self._settings = settings
         self._sink = sink
-        self._interval_s = interval_s
+        self._interval_s = max(interval_s, _INTERVAL_LEAST_S)
         self._text_of = text_of
+        self._changed = changed
         self._requests: list[tuple[Places, bytes]] = []
         self._revision = -1
         self._was_read = np.zeros(len(slots), np.bool_)
@@ -169,7 +175,10 @@ class Poller:
         due_s = clock() + random.uniform(0.0, min(self._interval_s, _START_WITHIN_S))
         while True:
             await self._rest(due_s)
+            before = self._monitoring.monitored
             await self._round()
+            if self._changed is not None and self._monitoring.monitored != before:
+                self._changed()
             behind = int((clock() - due_s) / self._interval_s)
             due_s += (behind + 1) * self._interval_s
 
