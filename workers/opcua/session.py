@@ -15,34 +15,29 @@ go on, takes them with it.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Never
 
 import numpy as np
 import structlog
 
 from engine.continuity import Continuity
-from engine.errors import ConnectionRefused, MalformedMessage, ScadaError
+from engine.errors import MalformedMessage, ScadaError
 from engine.gaps import Cause
 from engine.metrics import Counter
 from engine.metrics.names import MissingReason
 from workers.opcua.backoff import Backoff
 from workers.opcua.channel import Channel, heed_cancellation
-from workers.opcua.flow import Flow
 from workers.opcua.history import Backfiller
-from workers.opcua.items import BatchSize, Items, monitor
-from workers.opcua.limits import read_limits
-from workers.opcua.mend import mend
+from workers.opcua.items import BatchSize
 from workers.opcua.monitoring import NO_SUBSCRIPTION
-from workers.opcua.poll import Poller
-from workers.opcua.pump import Pump
-from workers.opcua.redundancy import rank, refusal, watch_for_better
-from workers.opcua.resume import Held, climb, read_server_start
+from workers.opcua.redundancy import rank, refusal
+from workers.opcua.resume import Held, climb
 from workers.opcua.sink import ConnectionReport
-from workers.opcua.subscribe import create_subscription
-from workers.opcua.types import read_types
+from workers.opcua.tending import Line, Tending, subscribe
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -83,26 +78,29 @@ class Connector:
 
         `learn` gets the slots and, by place, the names of enumerations' numbers.
         """
+        continuity = continuity or Continuity(ring)
         self._connection = connection
-        self._slots = slots
-        self._ring = ring
         self._counters = counters
         self._settings = settings
         self._sink = sink
         self._pki = pki
-        self._continuity = continuity or Continuity(ring)
-        self._learn = learn
         self._backoff = Backoff(first_s=settings.backoff_first_s, most_s=settings.backoff_most_s)
-        self._batch = BatchSize(settings.items_per_call)
-        self._backfiller: Backfiller | None = None
-        if settings.history_backfill:
-            self._backfiller = Backfiller(
-                slots=slots,
-                ring=ring,
-                counters=counters,
-                sink=sink,
-                continuity=self._continuity,
-            )
+        self._line = Line(
+            connection=connection,
+            slots=slots,
+            ring=ring,
+            counters=counters,
+            settings=settings,
+            sink=sink,
+            continuity=continuity,
+            batch=BatchSize(settings.items_per_call),
+            backfiller=(
+                Backfiller(slots=slots, ring=ring, counters=counters, sink=sink, continuity=continuity)
+                if settings.history_backfill
+                else None
+            ),
+            learn=learn,
+        )
         self._held: Held | None = None
         self._was_connected = False
         self._at_once = False
@@ -111,14 +109,15 @@ class Connector:
 
     async def run(self) -> Never:
         """Hold the connection until cancelled; then close its session and return by CancelledError."""
-        if self._backfiller is None:
+        line = self._line
+        if line.backfiller is None:
             await self._hold_for_ever()
-        number = self._continuity.attach(self._slots, self._backfiller.offer)
+        number = line.continuity.attach(line.slots, line.backfiller.offer)
         try:
             await self._hold_for_ever()
         finally:
-            self._continuity.detach(number)
-            self._backfiller.close()
+            line.continuity.detach(number)
+            line.backfiller.close()
 
     async def _hold_for_ever(self) -> Never:
         clock = asyncio.get_running_loop().time
@@ -158,8 +157,10 @@ class Connector:
         lost = False
         try:
             if held is None:
-                held = await self._subscribe(channel, url)
-            await self._pump(channel, held)
+                cause = Cause.OUTAGE if self._was_connected else Cause.RESTART
+                held = await subscribe(self._line, channel, url, cause)
+            report = partial(self._report_connected, channel, held.monitoring)
+            await Tending(self._line, channel, held, open_partner=self._open, report=report).run()
         except ScadaError as exc:
             # No answer in time is a network that is gone, too. All else the server has said, and will say again.
             lost = channel.lost or isinstance(exc, MalformedMessage) or isinstance(exc.__cause__, OSError)
@@ -195,167 +196,8 @@ class Connector:
             raise
         return channel
 
-    async def _subscribe(self, channel: Channel, url: str) -> Held:
-        """Monitor every tag in new subscriptions; from here on rows may be missing, or come again."""
-        connection = self._connection
-        started = await read_server_start(channel)
-        limits = await read_limits(channel)
-        monitoring = await monitor(
-            channel,
-            connection.tags,
-            connection.settings,
-            self._settings,
-            limits,
-            self._most_rows,
-            batch=self._batch,
-        )
-        self._continuity.interrupted(self._slots, Cause.OUTAGE if self._was_connected else Cause.RESTART)
-        types = await read_types(channel, connection.tags, monitoring.addresses, limits)
-        for problem in types.problems:
-            monitoring.note(problem)
-        if self._learn is not None:
-            self._learn(self._slots, types.enum_names)
-        held = Held(
-            endpoint_url=url,
-            ticket=channel.ticket,
-            monitoring=monitoring,
-            limits=limits,
-            server_started=started,
-            text_of=types.text_of,
-        )
-        held.flows = [self._flow(monitoring, at) for at in range(len(monitoring.subscriptions))]
-        self._tell_what_is_polled(monitoring)
-        return held
-
-    @property
-    def _most_rows(self) -> int:
-        # Half of the ring at most, so that a message fits while the other half is being written.
-        return self._ring.capacity_rows // 2
-
-    def _flow(self, monitoring: Monitoring, at: int) -> Flow:
-        made = monitoring.subscriptions[at]
-        return Flow(
-            subscription_id=made.subscription_id,
-            publishing_interval_s=made.publishing_interval_s,
-            keep_alive_s=made.keep_alive_s,
-            lifetime_s=made.lifetime_s,
-            slots=self._slots[monitoring.subscription == at],
-        )
-
-    def _tell_what_is_polled(self, monitoring: Monitoring) -> None:
-        self._continuity.subscribed(self._slots)
-        self._continuity.polled(self._slots[monitoring.polled])
-
-    def _items(self, channel: Channel, held: Held) -> Items:
-        return Items(
-            channel,
-            held.monitoring,
-            defaults=self._connection.settings,
-            settings=self._settings,
-            limits=held.limits,
-            most_rows=self._most_rows,
-            batch=self._batch,
-        )
-
-    async def _pump(self, channel: Channel, held: Held) -> Never:
-        """Ask for what was sent meanwhile, report, and pump."""
-        monitoring = held.monitoring
-        ended: asyncio.Queue[Flow] = asyncio.Queue()
-
-        def on_ended(flow: Flow, reason: str) -> None:
-            self._log.warning("a subscription is made again", reason=reason)
-            ended.put_nowait(flow)
-
-        pump = Pump(
-            channel=channel,
-            flows=held.alive,
-            ring=self._ring,
-            slots=self._slots,
-            counters=self._counters,
-            settings=self._settings,
-            sink=self._sink,
-            continuity=self._continuity,
-            ended=on_ended,
-            text_of=held.text_of,
-            unacknowledged=held.unacknowledged,
-        )
-        pump.elements = monitoring.elements
-        for flow in held.flows:
-            if flow.ended:
-                on_ended(flow, "the server did not let it be taken over")
-            else:
-                await pump.recover(flow, held.available.pop(flow.subscription_id, None))
-        self._was_connected = True
-        self._report_connected(channel, monitoring)
-
-        def changed() -> None:
-            """Take over what became of tags that were tried again."""
-            pump.elements = monitoring.elements
-            self._tell_what_is_polled(monitoring)
-            for at in range(len(monitoring.subscriptions)):
-                if at == len(held.flows):
-                    held.flows.append(self._flow(monitoring, at))
-                    pump.add(held.flows[at])
-                held.flows[at].slots = self._slots[monitoring.subscription == at]
-            self._report_connected(channel, monitoring)
-
-        async def remake() -> None:
-            while True:
-                flow = await ended.get()
-                pump.add(await self._make_again(channel, held, held.flows.index(flow)))
-                changed()
-
-        async def move() -> None:
-            best = await watch_for_better(
-                channel, held.endpoint_url, self._connection.endpoint_urls, self._open
-            )
-            pump.stop(ConnectionRefused(f"{best.endpoint_url} is healthier"))
-
-        poller = Poller(
-            channel=channel,
-            monitoring=monitoring,
-            ring=self._ring,
-            slots=self._slots,
-            counters=self._counters,
-            settings=self._settings,
-            sink=self._sink,
-            interval_s=self._connection.poll_interval_seconds,
-            text_of=held.text_of,
-        )
-
-        async def backfill() -> None:
-            if self._backfiller is not None:
-                await self._backfiller.run(channel, monitoring, held.limits, held.text_of)
-
-        await _run_beside(
-            channel,
-            pump.run,
-            backfill,
-            pump.watch,
-            pump.keep_session,
-            pump.heed_end,
-            channel.renew,
-            remake,
-            move,
-            poller.run,
-            lambda: mend(channel, lambda: self._items(channel, held), monitoring, held.limits, changed),
-        )
-
-    async def _make_again(self, channel: Channel, held: Held, at: int) -> Flow:
-        """Put another subscription in the place of one that has ended, and monitor its tags in it."""
-        monitoring = held.monitoring
-        places = np.flatnonzero(monitoring.subscription == at).astype(np.int32)
-        made = await create_subscription(
-            channel, self._settings, self._most_rows, monitoring.subscriptions[at].wanted_interval_ms
-        )
-        self._continuity.interrupted(self._slots[places], Cause.OUTAGE)
-        monitoring.subscriptions = (*monitoring.subscriptions[:at], made, *monitoring.subscriptions[at + 1 :])
-        monitoring.subscription[places] = NO_SUBSCRIPTION
-        held.flows[at] = self._flow(monitoring, at)
-        await self._items(channel, held).create(places)
-        return held.flows[at]
-
     def _report_connected(self, channel: Channel, monitoring: Monitoring) -> None:
+        self._was_connected = True
         wanted = len(self._connection.tags)
         missing = monitoring.missing()
         error = _refusals(monitoring, sum(missing.values()), wanted)
@@ -400,33 +242,6 @@ class Connector:
         else:
             self._log.info("connected", monitored=report.monitored)
         self._sink.report(report)
-
-
-async def _run_beside(
-    channel: Channel, pump: Callable[[], Awaitable[Never]], *works: Callable[[], Awaitable[None]]
-) -> Never:
-    """Run the pump with what goes on beside it, until the pump ends. Raises what ended it.
-
-    What fails beside it ends the channel and raises nothing, so that what has arrived is stored before the pump raises.
-    """
-
-    async def guarded(work: Callable[[], Awaitable[None]]) -> None:
-        try:
-            await work()
-        except ScadaError as exc:
-            channel.abort(exc)
-
-    ended: ScadaError
-    async with asyncio.TaskGroup() as group:
-        guards = [group.create_task(guarded(work)) for work in works]
-        try:
-            await pump()
-        except ScadaError as exc:
-            ended = exc
-        finally:
-            for guard in guards:
-                guard.cancel()
-    raise ended
 
 
 def _refusals(monitoring: Monitoring, missing: int, tags: int) -> str | None:

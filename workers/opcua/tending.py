@@ -1,0 +1,280 @@
+"""One session while it lives: its subscriptions, the pump that empties them, and all that goes on beside it.
+
+Owns which subscription's messages belong to which tags, and that each part knows when another changes something. Owns
+no connection: what ends the channel is raised, and the session is resumed or made again by session.py.
+
+    pump       the messages of all subscriptions            watch, keep_session, heed_end    is the other end there?
+    poller     tags that are read instead                   renew                            the channel's keys
+    remake     a subscription that the server has ended     mend                             tags that are missing
+    backfill   gaps, from the server's history              move                             to a healthier partner
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Never
+
+import numpy as np
+import structlog
+
+from engine.errors import ConnectionRefused, ScadaError
+from engine.gaps import Cause
+from workers.opcua.flow import Flow
+from workers.opcua.items import Items, monitor
+from workers.opcua.limits import read_limits
+from workers.opcua.mend import mend
+from workers.opcua.monitoring import NO_SUBSCRIPTION
+from workers.opcua.poll import Poller
+from workers.opcua.pump import Pump
+from workers.opcua.redundancy import watch_for_better
+from workers.opcua.resume import Held, read_server_start
+from workers.opcua.subscribe import create_subscription
+from workers.opcua.types import read_types
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from numpy.typing import NDArray
+
+    from engine._fastpath import Ring
+    from engine.catalog.records import Connection
+    from engine.continuity import Continuity
+    from engine.enumerations import Names
+    from engine.metrics import TenantSlots
+    from engine.settings import OpcuaSettings
+    from workers.opcua.channel import Channel
+    from workers.opcua.history import Backfiller
+    from workers.opcua.items import BatchSize
+    from workers.opcua.monitoring import Monitoring
+    from workers.opcua.redundancy import Open
+    from workers.opcua.sink import Sink
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What one connection is wired to, over all of its sessions."""
+
+    connection: Connection
+    slots: NDArray[np.uint32]
+    """The ring slot of each place of connection.tags."""
+    ring: Ring
+    counters: TenantSlots
+    settings: OpcuaSettings
+    sink: Sink
+    continuity: Continuity
+    batch: BatchSize
+    backfiller: Backfiller | None
+    """None: gaps are not filled."""
+    learn: Callable[[NDArray[np.uint32], Mapping[int, Names]], None] | None
+    """Gets the slots and, by place, the names of enumerations' numbers."""
+
+    @property
+    def most_rows(self) -> int:
+        """Values of one message: half of the ring, so that one fits while the other half is being written."""
+        return self.ring.capacity_rows // 2
+
+    def items(self, channel: Channel, held: Held) -> Items:
+        """Return what makes monitored items in this session."""
+        return Items(
+            channel,
+            held.monitoring,
+            defaults=self.connection.settings,
+            settings=self.settings,
+            limits=held.limits,
+            most_rows=self.most_rows,
+            batch=self.batch,
+        )
+
+    def flow(self, monitoring: Monitoring, at: int) -> Flow:
+        """Return the flow of a subscription of which no message came yet."""
+        made = monitoring.subscriptions[at]
+        return Flow(
+            subscription_id=made.subscription_id,
+            publishing_interval_s=made.publishing_interval_s,
+            keep_alive_s=made.keep_alive_s,
+            lifetime_s=made.lifetime_s,
+            slots=self.slots[monitoring.subscription == at],
+        )
+
+    def tell_what_is_polled(self, monitoring: Monitoring) -> None:
+        """Let polled values be compared with the ones before."""
+        self.continuity.subscribed(self.slots)
+        self.continuity.polled(self.slots[monitoring.polled])
+
+
+async def subscribe(line: Line, channel: Channel, url: str, cause: Cause) -> Held:
+    """Monitor every tag in new subscriptions; from here on rows may be missing, for this cause, or come again.
+
+    Raises ConnectionRefused or MalformedMessage when the session cannot go on.
+    """
+    connection = line.connection
+    started = await read_server_start(channel)
+    limits = await read_limits(channel)
+    monitoring = await monitor(
+        channel,
+        connection.tags,
+        connection.settings,
+        line.settings,
+        limits,
+        line.most_rows,
+        batch=line.batch,
+    )
+    line.continuity.interrupted(line.slots, cause)
+    types = await read_types(channel, connection.tags, monitoring.addresses, limits)
+    for problem in types.problems:
+        monitoring.note(problem)
+    if line.learn is not None:
+        line.learn(line.slots, types.enum_names)
+    held = Held(
+        endpoint_url=url,
+        ticket=channel.ticket,
+        monitoring=monitoring,
+        limits=limits,
+        server_started=started,
+        text_of=types.text_of,
+    )
+    held.flows = [line.flow(monitoring, at) for at in range(len(monitoring.subscriptions))]
+    line.tell_what_is_polled(monitoring)
+    return held
+
+
+class Tending:
+    """Runs one session until something ends it."""
+
+    def __init__(
+        self, line: Line, channel: Channel, held: Held, *, open_partner: Open, report: Callable[[], None]
+    ) -> None:
+        """`report` is called when the session works, and whenever what is monitored has changed."""
+        self._line = line
+        self._channel = channel
+        self._held = held
+        self._open_partner = open_partner
+        self._report = report
+        self._ended: asyncio.Queue[Flow] = asyncio.Queue()
+        self._pump = Pump(
+            channel=channel,
+            flows=held.alive,
+            ring=line.ring,
+            slots=line.slots,
+            counters=line.counters,
+            settings=line.settings,
+            sink=line.sink,
+            continuity=line.continuity,
+            ended=self._on_ended,
+            text_of=held.text_of,
+            unacknowledged=held.unacknowledged,
+        )
+        self._poller = Poller(
+            channel=channel,
+            monitoring=held.monitoring,
+            ring=line.ring,
+            slots=line.slots,
+            counters=line.counters,
+            settings=line.settings,
+            sink=line.sink,
+            interval_s=line.connection.poll_interval_seconds,
+            text_of=held.text_of,
+        )
+
+    async def run(self) -> Never:
+        """Ask for what was sent meanwhile, report, and pump. Raises the ScadaError that ended it."""
+        held, pump = self._held, self._pump
+        pump.elements = held.monitoring.elements
+        for flow in held.flows:
+            if flow.ended:
+                self._on_ended(flow, "the server did not let it be taken over")
+            else:
+                await pump.recover(flow, held.available.pop(flow.subscription_id, None))
+        self._report()
+        works = (
+            pump.watch,
+            pump.keep_session,
+            pump.heed_end,
+            self._channel.renew,
+            self._poller.run,
+            self._remake,
+            self._mend,
+            self._backfill,
+            self._move,
+        )
+        ended: ScadaError
+        async with asyncio.TaskGroup() as group:
+            beside = [group.create_task(self._guarded(work)) for work in works]
+            try:
+                await pump.run()
+            except ScadaError as exc:
+                ended = exc
+            finally:
+                for task in beside:
+                    task.cancel()
+        raise ended
+
+    async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
+        """End the channel when this fails, and raise nothing: the pump first stores what has arrived."""
+        try:
+            await work()
+        except ScadaError as exc:
+            self._channel.abort(exc)
+
+    def _on_ended(self, flow: Flow, reason: str) -> None:
+        log.warning("a subscription is made again", connection=self._line.connection.name, reason=reason)
+        self._ended.put_nowait(flow)
+
+    def _changed(self) -> None:
+        """Take over what became of tags that were tried again."""
+        line, held, monitoring = self._line, self._held, self._held.monitoring
+        self._pump.elements = monitoring.elements
+        line.tell_what_is_polled(monitoring)
+        for at in range(len(monitoring.subscriptions)):
+            if at == len(held.flows):
+                held.flows.append(line.flow(monitoring, at))
+                self._pump.add(held.flows[at])
+            held.flows[at].slots = line.slots[monitoring.subscription == at]
+        self._report()
+
+    async def _remake(self) -> None:
+        while True:
+            flow = await self._ended.get()
+            self._pump.add(await self._make_again(self._held.flows.index(flow)))
+            self._changed()
+
+    async def _make_again(self, at: int) -> Flow:
+        """Put another subscription in the place of one that has ended, and monitor its tags in it."""
+        line, held, monitoring = self._line, self._held, self._held.monitoring
+        places = np.flatnonzero(monitoring.subscription == at).astype(np.int32)
+        made = await create_subscription(
+            self._channel, line.settings, line.most_rows, monitoring.subscriptions[at].wanted_interval_ms
+        )
+        line.continuity.interrupted(line.slots[places], Cause.OUTAGE)
+        monitoring.subscriptions = (*monitoring.subscriptions[:at], made, *monitoring.subscriptions[at + 1 :])
+        monitoring.subscription[places] = NO_SUBSCRIPTION
+        held.flows[at] = line.flow(monitoring, at)
+        await line.items(self._channel, held).create(places)
+        return held.flows[at]
+
+    async def _mend(self) -> None:
+        held = self._held
+        await mend(
+            self._channel,
+            lambda: self._line.items(self._channel, held),
+            held.monitoring,
+            held.limits,
+            self._changed,
+        )
+
+    async def _backfill(self) -> None:
+        held = self._held
+        if self._line.backfiller is not None:
+            await self._line.backfiller.run(self._channel, held.monitoring, held.limits, held.text_of)
+
+    async def _move(self) -> None:
+        best = await watch_for_better(
+            self._channel,
+            self._held.endpoint_url,
+            self._line.connection.endpoint_urls,
+            self._open_partner,
+        )
+        self._pump.stop(ConnectionRefused(f"{best.endpoint_url} is healthier"))
