@@ -15,6 +15,7 @@ from uuid import uuid4
 from engine.catalog.records import ItemSettings, Tag
 from engine.catalog.tag_set import TagSet
 from engine.continuity import Continuity
+from engine.enumerations import Enumerations
 from engine.readings import Kind
 from engine.scaling import TagTable
 from engine.settings import OpcuaSettings
@@ -56,12 +57,15 @@ class Cell:
         tenant: Tenant,
         server: OpcuaServer,
         node_ids: tuple[str, ...],
+        *,
         task: asyncio.Task[None],
         continuity: Continuity,
+        enumerations: Enumerations,
     ) -> None:
         self.tenant = tenant
         self._task = task
         self._continuity = continuity
+        self._enumerations = enumerations
         self._tags = TagTable()
         for place in range(len(node_ids)):
             self._tags.slot(place + 1)
@@ -79,14 +83,18 @@ class Cell:
         endpoint: str | None = None,
         pki: Pki | None = None,
         items: Mapping[str, ItemSettings] | None = None,
+        types: Mapping[str, str] | None = None,
         **changes: Any,
     ) -> Cell:
-        """Connect with a tag for each node id; `items` are settings of tags, `changes` fields of the connection."""
+        """Connect with a tag for each node id.
+
+        `items` are settings and `types` data types of tags that differ, `changes` fields of the connection.
+        """
         wanted = connection(endpoint or server.endpoint, *node_ids, **changes)
-        wanted = replace(wanted, tags=_with_settings(wanted.tags, items or {}))
-        continuity = Continuity(tenant.ring)
-        task = tenant.connect(wanted, settings, pki=pki, continuity=continuity)
-        return cls(tenant, server, node_ids, task, continuity)
+        wanted = replace(wanted, tags=_tags(node_ids, items or {}, types or {}))
+        continuity, enumerations = Continuity(tenant.ring), Enumerations()
+        task = tenant.connect(wanted, settings, pki=pki, continuity=continuity, learn=enumerations.learn)
+        return cls(tenant, server, node_ids, task=task, continuity=continuity, enumerations=enumerations)
 
     async def stop(self) -> None:
         """End the connection."""
@@ -96,6 +104,7 @@ class Cell:
     def drain(self) -> None:
         """Take what has arrived out of the ring, as a tenant's pipeline does."""
         raw = self.tenant.sink.drain()
+        self._enumerations.name(raw)
         batch = self._continuity.take(raw.slot, self._tags.scale(raw)).batch
         for place, tag_id in enumerate(batch.tag_id):
             number = bool(batch.kind[place] & Kind.NUMBER)
@@ -122,6 +131,15 @@ class Cell:
             reports = self.tenant.sink.reports
             raise AssertionError(f"not within {within_s} s; last report {reports[-1:]}; rows {seen}") from exc
 
+    async def write(self, name: str, *values: float) -> None:
+        """Let the server write a variable of its folder Changing: each value when the one before has come."""
+        for value in values:
+            self.server.write(name, value)
+            await self._until_newest(f"ns=1;s={name}", value)
+
+    async def _until_newest(self, node_id: str, value: float) -> None:
+        await self.until(lambda _: self.rows[node_id] and self.rows[node_id][-1].value == value)
+
     def values(self, node_id: str) -> list[float | None]:
         """Return a node's numbers in the order in which they came."""
         return [row.value for row in self.rows[node_id]]
@@ -131,11 +149,22 @@ class Cell:
         return all(len(self.rows[node_id]) >= count for node_id in node_ids or self.node_ids)
 
 
-def _with_settings(tags: TagSet, items: Mapping[str, ItemSettings]) -> TagSet:
+def _tags(node_ids: tuple[str, ...], items: Mapping[str, ItemSettings], types: Mapping[str, str]) -> TagSet:
     this = uuid4()
-    node_ids = [tags.node_id(place) for place in range(len(tags))]
     return TagSet.of(
-        Tag(place + 1, this, this, this, "T", node, "DOUBLE", None, 1.0, 0.0, items.get(node, ItemSettings()))
+        Tag(
+            tag_id=place + 1,
+            id=this,
+            connection_id=this,
+            well_id=this,
+            tag_name="T",
+            opc_node_id=node,
+            data_type=types.get(node, "DOUBLE"),
+            unit=None,
+            scaling_factor=1.0,
+            offset=0.0,
+            settings=items.get(node, ItemSettings()),
+        )
         for place, node in enumerate(node_ids)
     )
 

@@ -38,12 +38,10 @@ class Expected:
     """What one maker's server does that others do not."""
 
     keeps_value_beside_bad: bool = True
-    # One that ignores index ranges sends the whole array; which element of a matrix is meant is not known then.
-    picks_from_matrices: bool = True
 
 
 EXPECTED: dict[Maker, Expected] = {
-    "asyncua": Expected(keeps_value_beside_bad=False, picks_from_matrices=False),
+    "asyncua": Expected(keeps_value_beside_bad=False),
     "open62541": Expected(),
     "node-opcua": Expected(),
 }
@@ -79,9 +77,8 @@ async def test_elements_of_arrays_become_numbers(
     secured_server: OpcuaServer, tenant: Tenant, trusting: Pki, mode: str
 ) -> None:
     fixed = "ns=1;s=type.Int32.array[2]"
-    moving = [f"{ARRAY}[0]", f"{ARRAY}[1]", ARRAY, MATRIX]
-    if EXPECTED[secured_server.maker].picks_from_matrices:
-        moving.append(f"{MATRIX}[1,2]")
+    # asyncua's server ignores index ranges and sends the whole array.
+    moving = (f"{ARRAY}[0]", f"{ARRAY}[1]", f"{MATRIX}[1,2]", ARRAY, MATRIX)
     cell = Cell.connect(tenant, secured_server, fixed, *moving, pki=trusting, **security(mode))
     await cell.until(lambda cell: cell.has(5, *moving) and cell.has(1, fixed))
     assert steps_are_whole(cell.values(moving[0]))
@@ -96,6 +93,23 @@ async def test_elements_of_arrays_become_numbers(
         assert (row.value, half, minus) == (None, step + 0.5, -step)
     for row in cell.rows[MATRIX]:
         assert [len(line) for line in json.loads(row.text or "")] == [3, 3]
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_enumerations_have_their_names_and_structures_their_fields(
+    secured_server: OpcuaServer, tenant: Tenant, trusting: Pki, mode: str
+) -> None:
+    state, named, point = "ns=1;s=enum.State", "ns=1;s=enum.Mode", "ns=1;s=structure.Point"
+    types = {state: "ENUM", named: "ENUM", point: "STRUCT"}
+    cell = Cell.connect(tenant, secured_server, *types, types=types, pki=trusting, **security(mode))
+    await cell.until(lambda cell: cell.has(1))
+    await cell.write("enum.State", 1, 2, 77)
+    seen = {row.value: row.text for row in cell.rows[state]}
+    # A number that the type does not know stays a number.
+    assert (seen[1.0], seen[2.0], seen[77.0]) == ("Running", "Fault", None)
+    assert [(row.value, row.text) for row in cell.rows[named]] == [(20.0, "Automatic")]
+    (row,) = cell.rows[point]
+    assert (row.value, json.loads(row.text or "")) == (None, {"x": 1.5, "y": -2.5, "name": "valve"})
 
 
 def _check_fixed(variable: ServedVariable, rows: list[Row]) -> None:

@@ -77,7 +77,6 @@ async def test_tags_are_polled_beside_others_that_are_subscribed(
 async def test_a_deadband_holds_small_changes_back(
     secured_server: OpcuaServer, tenant: Tenant, trusting: Pki, mode: str
 ) -> None:
-    secured_server.write("plain", 100.0)
     cell = Cell.connect(
         tenant,
         secured_server,
@@ -87,8 +86,9 @@ async def test_a_deadband_holds_small_changes_back(
         items={COARSE: ItemSettings(deadband_type="Absolute", deadband_value=5.0)},
         **security(mode),
     )
-    await cell.until(lambda cell: cell.has(1) and cell.values(PLAIN)[-1] == 100.0)
-    await _write(cell, "plain", 103.0, 110.0)
+    await cell.until(lambda cell: cell.has(1))
+    # Far from where the last test left it, so that the deadband begins at 100.
+    await cell.write("plain", 0.0, 100.0, 103.0, 110.0)
     await cell.until(lambda cell: cell.values(COARSE)[-1] == 110.0)
     assert 103.0 not in cell.values(COARSE)
 
@@ -97,7 +97,6 @@ async def test_a_deadband_holds_small_changes_back(
 async def test_a_deadband_in_percent_of_the_range_holds_small_changes_back(
     secured_server: OpcuaServer, tenant: Tenant, trusting: Pki, mode: str
 ) -> None:
-    secured_server.write("analog", 100.0)
     cell = Cell.connect(
         tenant,
         secured_server,
@@ -108,13 +107,13 @@ async def test_a_deadband_in_percent_of_the_range_holds_small_changes_back(
         items={COARSE_PERCENT: ItemSettings(deadband_type="Percent", deadband_value=5.0)},
         **security(mode),
     )
-    await cell.until(lambda cell: cell.has(1) and cell.values(ANALOG)[-1] == 100.0)
-    await _write(cell, "analog", 107.0, 120.0)
+    await cell.until(lambda cell: cell.has(1))
+    await cell.write("analog", 0.0, 100.0, 107.0, 120.0)
     if EXPECTED[secured_server.maker].percent_deadband:
         await cell.until(lambda cell: cell.values(COARSE_PERCENT)[-1] == 120.0)
         assert 107.0 not in cell.values(COARSE_PERCENT)
     else:
-        assert cell.values(COARSE_PERCENT) == [100.0, 107.0, 120.0]
+        assert cell.values(COARSE_PERCENT) == cell.values(ANALOG)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -133,10 +132,3 @@ async def test_a_cut_connection_goes_on_without_a_loss(
         if EXPECTED[secured_server.maker].sends_the_last_value_again:
             steps = [value for value, _ in groupby(steps)]
         assert all(after == before + 1 for before, after in pairwise(steps)), steps
-
-
-async def _write(cell: Cell, name: str, *values: float) -> None:
-    """Write one value after the other, each when the one before has come."""
-    for value in values:
-        cell.server.write(name, value)
-        await cell.until(lambda cell: cell.values(f"ns=1;s={name}")[-1] == value)  # noqa: B023  (awaited here)
