@@ -327,7 +327,8 @@ class Continuity:
         have = len(self._newest_us)
         if need <= have:
             return
-        size = max(need, 2 * have)
+        # An eighth more than there was: connections come one after the other, and doubling would keep much for nothing.
+        size = max(need, have + have // 8)
         for name, fill in (
             ("_newest_us", NEVER_US),
             ("_value", 0),

@@ -167,7 +167,8 @@ class Poller:
         self._changed = changed
         self._requests: list[tuple[Places, bytes]] = []
         self._revision = -1
-        self._was_read = np.zeros(len(slots), np.bool_)
+        # Made when something is polled: most connections poll nothing.
+        self._was_read = np.zeros(0, np.bool_)
 
     async def run(self) -> Never:
         """Poll until the connection ends. Raises ConnectionRefused or MalformedMessage; never returns."""
@@ -235,6 +236,8 @@ class Poller:
         status = _by_place(raw, len(places))
         unreadable = np.isin(status, UNREADABLE)
         self._monitoring.settle(places, np.where(unreadable, status, 0))
+        if not len(self._was_read):
+            self._was_read = np.zeros(len(self._slots), np.bool_)
         self._was_read[places[~unreadable]] = True
         batch = _chosen(raw, self._was_read[places[raw.slot]], self._slots[places])
         if not len(batch):
