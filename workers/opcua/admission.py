@@ -11,15 +11,19 @@ import shlex
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import structlog
+
 from engine.errors import ConnectionRefused
 from workers.opcua.certificates import thumbprint
-from workers.opcua.trust import CertificateRefused, Purpose, Trusted, check_own, check_server
+from workers.opcua.trust import CertificateRefused, Purpose, Trusted, check_own, check_server, expires_soon
 
 if TYPE_CHECKING:
     from engine.settings import OpcuaSettings
     from workers.opcua.endpoints import Endpoint
     from workers.opcua.pki import Pki
     from workers.opcua.security import OwnIdentity, Policy
+
+log = structlog.get_logger(__name__)
 
 
 async def own_identity(pki: Pki | None, settings: OpcuaSettings) -> OwnIdentity:
@@ -28,6 +32,8 @@ async def own_identity(pki: Pki | None, settings: OpcuaSettings) -> OwnIdentity:
         raise ConnectionRefused("there is no folder for our own certificate")
     own = await asyncio.to_thread(pki.own_identity, settings.application_uri)
     check_own(own.certificate, settings.application_uri, pki.certificate_file)
+    for remark in expires_soon(own.certificate, datetime.now(UTC), "our own certificate"):
+        log.warning(remark, file=str(pki.certificate_file))
     return own
 
 
@@ -46,7 +52,7 @@ async def trusted_certificate(
     )
     lists = await asyncio.to_thread(pki.trust_lists)
     try:
-        return check_server(endpoint.certificate, lists, purpose)
+        trusted = check_server(endpoint.certificate, lists, purpose)
     except CertificateRefused as exc:
         advice = ""
         if exc.curable:
@@ -54,6 +60,9 @@ async def trusted_certificate(
             advice = f"; if it is the right one: scada-engine connection trust {which}"
         advice += await asyncio.to_thread(_keep, pki, endpoint.certificate)
         raise CertificateRefused(exc.certificate, exc.reasons, curable=exc.curable, advice=advice) from exc
+    for remark in expires_soon(trusted.certificate, purpose.now, "the server's certificate"):
+        log.warning(remark, thumbprint=thumbprint(trusted.certificate))
+    return trusted
 
 
 def _keep(pki: Pki, chain: bytes) -> str:

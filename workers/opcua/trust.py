@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
 _WEAK_HASHES = (hashes.MD5, hashes.SHA1)
+# Long enough to have a new one issued, and trusted everywhere, before the old one ends.
+EXPIRES_SOON = datetime.timedelta(days=30)
 _SERVER_USES = frozenset({ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE})
 
 
@@ -109,7 +111,7 @@ def _check(
     if faults or (replaced and not pinned):
         reasons = faults if pinned else [*faults, *replaced]
         raise CertificateRefused(leaf, reasons, curable=not faults)
-    return Trusted(leaf, pinned, tuple(replaced))
+    return Trusted(leaf, pinned, (*replaced, *expires_soon(leaf, purpose.now, "it")))
 
 
 def check_own(certificate: x509.Certificate, application_uri: str, file: Path) -> None:
@@ -127,6 +129,13 @@ def check_own(certificate: x509.Certificate, application_uri: str, file: Path) -
             f"our own certificate is for the application {_listed(uris)}, but opcua.application_uri is"
             f" {application_uri}; {renew}"
         )
+
+
+def expires_soon(certificate: x509.Certificate, now: datetime.datetime, name: str) -> list[str]:
+    """Return a remark on a certificate that has less than a month left."""
+    if certificate.not_valid_after_utc - now > EXPIRES_SOON:
+        return []
+    return [f"{name} expires on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"]
 
 
 def _why_unknown(leaf: x509.Certificate, chain: Sequence[x509.Certificate]) -> str:

@@ -60,7 +60,7 @@ def server(
     uri: str | None = URI,
     hosts: Iterable[str] = (HOST, "192.0.2.7"),
     begin: datetime = NOW - DAY,
-    end: datetime = NOW + DAY,
+    end: datetime = NOW + 300 * DAY,
     key_usage: x509.KeyUsage | None = None,
     extended: tuple[x509.ObjectIdentifier, ...] | None = (ExtendedKeyUsageOID.SERVER_AUTH,),
     own_key: Key | None = None,

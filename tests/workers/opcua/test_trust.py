@@ -81,7 +81,7 @@ def test_an_unknown_certificate_is_refused_with_what_a_person_needs_to_decide() 
     assert refused.reasons == ("it is not trusted",)
     assert str(refused) == (
         f"the server's certificate is refused: it is not trusted (CN=server, thumbprint {thumbprint(certificate)},"
-        " valid 2026-05-31 to 2026-06-02)"
+        " valid 2026-05-31 to 2027-03-28)"
     )
 
 
@@ -115,6 +115,11 @@ def test_what_makes_a_certificate_unfit_is_refused_even_when_it_is_trusted(
         refused = refusal(certificate, lists=lists)
         assert not refused.curable
         assert refused.reasons[0].startswith(words)
+
+
+def test_a_certificate_that_is_about_to_expire_is_remarked_on() -> None:
+    certificate = server(end=NOW + 20 * DAY)
+    assert checked(certificate, lists=pinned(certificate)).remarks == ("it expires on 2026-06-21 00:00 UTC",)
 
 
 def test_a_short_key_will_do_for_the_policies_that_allow_it() -> None:
