@@ -90,7 +90,7 @@ class Held:
         stored = sum(len(values) for values in self.sink.values.values())
         return stored + self.sink.repeated + len(self.tenant.ring)
 
-    async def connect(self, settings: OpcuaSettings = SETTINGS) -> None:
+    async def connect(self, settings: OpcuaSettings = SETTINGS, *, steps: int = 5) -> None:
         """Connect and wait for the first steps of the counters."""
         wanted = connection(f"opc.tcp://127.0.0.1:{self.proxy.port}", *NODES)
         slots = [self.sink.tags.slot(int(tag_id)) for tag_id in wanted.tags.tag_id]
@@ -104,7 +104,7 @@ class Held:
             continuity=self.sink.continuity,
         )
         self.task = asyncio.create_task(connector.run())
-        await self.goes_on(5)
+        await self.goes_on(steps)
 
     async def goes_on(self, steps: int = 10) -> None:
         """Wait for so many steps more of every counter."""
