@@ -96,8 +96,13 @@ class Line:
             publishing_interval_s=made.publishing_interval_s,
             keep_alive_s=made.keep_alive_s,
             lifetime_s=made.lifetime_s,
-            slots=self.slots[monitoring.subscription == at],
+            slots=self.slots_of(monitoring, at),
         )
+
+    def slots_of(self, monitoring: Monitoring, at: int) -> NDArray[np.uint32]:
+        """Return the slots of a subscription's items; where these are all tags, the array that is kept anyway."""
+        chosen = monitoring.subscription == at
+        return self.slots if chosen.all() else self.slots[chosen]
 
     def tell_what_is_polled(self, monitoring: Monitoring) -> None:
         """Let polled values be compared with the ones before."""
@@ -232,7 +237,7 @@ class Tending:
             if at == len(held.flows):
                 held.flows.append(line.flow(monitoring, at))
                 self._pump.add(held.flows[at])
-            held.flows[at].slots = line.slots[monitoring.subscription == at]
+            held.flows[at].slots = line.slots_of(monitoring, at)
         self._report()
 
     async def _remake(self) -> None:
