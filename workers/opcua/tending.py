@@ -182,6 +182,7 @@ class Tending:
             sink=line.sink,
             interval_s=line.connection.poll_interval_seconds,
             text_of=held.text_of,
+            changed=self._changed,
         )
 
     async def run(self) -> Never:

@@ -10,6 +10,7 @@ import uvloop
 
 from engine.metrics import MetricsPage
 from tests.servers.cutting_proxy import CuttingProxy
+from tests.workers.opcua.growing_plant import GrowingPlant
 from tests.workers.opcua.held import Held
 from tests.workers.opcua.plant import Plant
 from tests.workers.opcua.publishing_script import Running, Script
@@ -35,6 +36,15 @@ async def plant(one_plant: Plant) -> Plant:
     await one_plant.start()
     await one_plant.forget()
     return one_plant
+
+
+@pytest.fixture
+async def growing() -> AsyncIterator[GrowingPlant]:
+    """A server of its own that can be given nodes, and told to refuse a service."""
+    plant = GrowingPlant()
+    await plant.start()
+    yield plant
+    await asyncio.to_thread(plant.close)
 
 
 @pytest.fixture

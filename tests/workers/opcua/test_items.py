@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -11,8 +10,6 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
-from asyncua import ua
-from asyncua.common.utils import ServiceError
 from asyncua.ua.status_codes import StatusCodes
 
 from engine.catalog.records import ItemSettings, Tag
@@ -24,6 +21,7 @@ from tests.servers.running_server import running_server
 from tests.servers.server_options import Limits as ServerLimits
 from tests.servers.server_options import ServerOptions
 from tests.workers.opcua.cell import SETTINGS
+from tests.workers.opcua.growing_plant import GrowingPlant
 from tests.workers.opcua.plant import Plant
 from tests.workers.opcua.sessions import PATIENT, session
 from tests.workers.opcua.tenant import Tenant, connection, until
@@ -272,36 +270,6 @@ async def test_tags_with_their_own_interval_have_their_own_subscription(server: 
     assert monitoring.queue_size.tolist() == [5, 3, 5, 3]
     assert [one.wanted_interval_ms for one in monitoring.subscriptions] == [100, 200]
     assert [one.publishing_interval_s for one in monitoring.subscriptions] == [0.1, 0.2]
-
-
-class GrowingPlant(Plant):
-    """A server that gets nodes while it runs, and one that cannot do what it is told not to."""
-
-    def add(self, name: str) -> Awaitable[None]:
-        """Add a variable `ns=1;s=<name>`."""
-        return self._call(self._add(name))
-
-    def refuse(self, service: str, status: int) -> None:
-        """Answer each request of a subscription service with this status from now on."""
-        assert self._server is not None
-
-        async def refused(*_: object, **__: object) -> None:
-            raise ServiceError(status)
-
-        setattr(self._server.iserver.subscription_service, service, refused)
-
-    async def _add(self, name: str) -> None:
-        assert self._server is not None
-        await self._server.nodes.objects.add_variable(ua.NodeId.from_string(f"ns=1;s={name}"), name, 1.0)
-
-
-@pytest.fixture
-async def growing() -> AsyncIterator[GrowingPlant]:
-    """A server of its own."""
-    plant = GrowingPlant()
-    await plant.start()
-    yield plant
-    await asyncio.to_thread(plant.close)
 
 
 async def test_nodes_that_appear_later_are_monitored_without_a_new_session(growing: GrowingPlant) -> None:

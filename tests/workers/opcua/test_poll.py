@@ -20,6 +20,7 @@ from tests.servers.running_server import running_server
 from tests.servers.server_options import Limits as ServerLimits
 from tests.servers.server_options import ServerOptions
 from tests.workers.opcua.cell import SETTINGS
+from tests.workers.opcua.growing_plant import GrowingPlant
 from tests.workers.opcua.plant import SOURCE_TIME, Plant
 from tests.workers.opcua.sessions import PATIENT, session
 from tests.workers.opcua.tenant import Tenant, connection, until
@@ -196,6 +197,16 @@ async def test_a_connection_that_polls_is_connected_and_says_what_it_reads(
     batch = tenant.sink.drain()
     assert set(batch.slot.tolist()) == {0}
     assert (batch.kind & Kind.NUMBER).all()
+
+
+async def test_a_polled_tag_that_appears_is_reported_as_there(growing: GrowingPlant, tenant: Tenant) -> None:
+    nodes = ("ns=1;s=pressure", "ns=1;s=late")
+    tenant.connect(connection(growing.endpoint, *nodes, settings=POLLED, poll_interval_seconds=1), SETTINGS)
+    await until(lambda: tenant.sink.connected and tenant.sink.reports[-1].monitored == 1)
+    await growing.add("late")
+    await until(lambda: tenant.sink.reports[-1].monitored == 2)
+    assert tenant.sink.error == ""
+    assert tenant.counted(Counter.RECONNECTS) == 0
 
 
 async def test_a_session_that_only_polls_is_kept_alive_between_two_rounds(
