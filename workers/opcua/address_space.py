@@ -40,9 +40,11 @@ HAS_PROPERTY = ua.NodeId(ua.Int32(ObjectIds.HasProperty))
 HAS_SUBTYPE = ua.NodeId(ua.Int32(ObjectIds.HasSubtype))
 PROPERTY_TYPE = ua.NodeId(ua.Int32(ObjectIds.PropertyType))
 
-# Our own bounds for one request, whatever a server allows: some 4 MB of references at most in one answer.
+# Our own bounds for one request, whatever a server allows. A reference has some 100 to 400 bytes, and an answer may
+# have a megabyte (bounds.DECODED_MOST_BYTES); a server that fills more is asked again for each node alone.
 _NODES_PER_BROWSE = 50
-_REFERENCES_PER_PAGE = 500
+_REFERENCES_PER_ANSWER = 2_500
+_REFERENCES_PER_PAGE = 1_000
 _NODES_PER_READ = 500
 # A server may answer a page late and so empty (OPC 10000-4, 5.9.3); this many in a row are no answer any more.
 _EMPTY_PAGES_MOST = 50
@@ -71,6 +73,14 @@ class Page:
     status: int = 0
 
 
+class _TooMuch(Exception):
+    """An answer that has to be asked for in smaller parts; `said_by_server`: it takes no more than that, ever."""
+
+    def __init__(self, *, said_by_server: bool) -> None:
+        super().__init__()
+        self.said_by_server = said_by_server
+
+
 class AddressSpace:
     """Asks one server, over one channel. `prepare` first."""
 
@@ -95,19 +105,27 @@ class AddressSpace:
     async def read(self, wanted: Sequence[tuple[ua.NodeId, AttributeIds]]) -> list[ua.DataValue | None]:
         """Read attributes; None where the server's answer about one cannot be read. Raises ConnectionRefused."""
         results: list[ua.DataValue | None] = []
-        while len(results) < len(wanted):
-            part = wanted[len(results) : len(results) + self._per_read]
-            found = await self._read_part(part)
-            if found is None and len(part) > 1:
-                self._per_read = len(part) // 2
+        waiting = [wanted] if wanted else []
+        while waiting:
+            part = waiting.pop()
+            most = self._per_read
+            if len(part) > most:
+                waiting += [part[most:], part[:most]]
                 continue
-            results += found if found is not None else [None]
+            try:
+                results += await self._read_part(part)
+            except _TooMuch as exc:
+                if len(part) == 1:
+                    results.append(None)
+                    continue
+                half = len(part) // 2
+                if exc.said_by_server:
+                    self._per_read = half
+                waiting += [part[half:], part[:half]]
         return results
 
-    async def _read_part(
-        self, part: Sequence[tuple[ua.NodeId, AttributeIds]]
-    ) -> list[ua.DataValue | None] | None:
-        """Read one batch; None when fewer have to be asked for at once."""
+    async def _read_part(self, part: Sequence[tuple[ua.NodeId, AttributeIds]]) -> list[ua.DataValue | None]:
+        """Read one batch. Raises _TooMuch."""
         request = ua.ReadParameters(
             MaxAge=0.0,
             TimestampsToReturn=ua.TimestampsToReturn.Neither,
@@ -116,27 +134,28 @@ class AddressSpace:
             ],
         )
         results = await self._ask("cannot read", self._channel.session.read(request))
-        if results is not None and len(results) != len(part):
+        if len(results) != len(part):
             raise ConnectionRefused(
                 f"cannot read: the server answered {len(results)} of {len(part)} attributes"
             )
         return results
 
-    async def _ask(self, doing: str, question: Any) -> list[Any] | None:
-        """Return the results of a service call; None when it has to be asked in smaller parts."""
+    async def _ask(self, doing: str, question: Any) -> list[Any]:
+        """Return the results of a service call. Raises _TooMuch when it has to be asked in smaller parts."""
         try:
             with self._channel.translated(doing):
                 try:
                     return list(await question or ())
                 except UaStatusCodeError as exc:
                     if exc.code in TOO_MUCH_AT_ONCE:
-                        return None
+                        raise _TooMuch(said_by_server=True) from exc
                     raise
         except ConnectionRefused as exc:
-            # One value that asyncua cannot make sense of spoils the whole answer; the others are fine by themselves.
             if self._channel.lost or isinstance(exc.__cause__, UaStatusCodeError | OSError):
                 raise
-            return None
+            # One value that asyncua cannot make sense of spoils the whole answer, and one that is too large: the
+            # others are fine by themselves.
+            raise _TooMuch(said_by_server=False) from exc
         finally:
             heed_cancellation()
 
@@ -155,30 +174,37 @@ class AddressSpace:
         """
         enough = set() if enough is None else enough
         waiting = deque(enumerate(nodes))
-        # Nodes that the server had no continuation point left for are asked again, one by one.
+        # Nodes that the server had no continuation point left for, or whose answer could not be read together, are
+        # asked again one by one.
         alone: deque[tuple[int, ua.NodeId]] = deque()
         while waiting or alone:
             if waiting:
                 part = [waiting.popleft() for _ in range(min(self._per_browse, len(waiting)))]
             else:
                 part = [alone.popleft()]
-            results = await self._browse_part([node for _, node in part], reference_type, inverse=inverse)
-            if results is None:
-                if len(part) > 1:
+            try:
+                results = await self._browse_part([node for _, node in part], reference_type, inverse=inverse)
+            except _TooMuch as exc:
+                if len(part) == 1:
+                    yield Page(part[0][0], [], StatusCodes.BadDecodingError)
+                elif exc.said_by_server:
                     self._per_browse = len(part) // 2
                     waiting.extendleft(reversed(part))
                 else:
-                    yield Page(part[0][0], [], StatusCodes.BadDecodingError)
+                    alone.extend(part)
                 continue
-            open_points: dict[int, bytes] = {}
+            # All of them first: whoever leaves in the middle of the pages still has every point released.
+            open_points = {
+                place: result.ContinuationPoint
+                for (place, _), result in zip(part, results, strict=True)
+                if result.ContinuationPoint
+            }
             try:
                 for (place, node), result in zip(part, results, strict=True):
                     if result.StatusCode.value == StatusCodes.BadNoContinuationPoints and len(part) > 1:
                         alone.append((place, node))
-                        continue
-                    if result.ContinuationPoint:
-                        open_points[place] = result.ContinuationPoint
-                    yield _page(place, result)
+                    else:
+                        yield _page(place, result)
                 async for page in self._next_pages(open_points, enough):
                     yield page
             finally:
@@ -198,7 +224,6 @@ class AddressSpace:
                 raise ConnectionRefused(
                     f"cannot browse on: {len(results or ())} answers to {len(wanted)} questions"
                 )
-            # All of them first: whoever leaves in the middle of the pages still has every point released.
             open_points |= {
                 place: result.ContinuationPoint
                 for place, result in zip(wanted, results, strict=True)
@@ -214,9 +239,9 @@ class AddressSpace:
 
     async def _browse_part(
         self, nodes: Sequence[ua.NodeId], reference_type: ua.NodeId, *, inverse: bool
-    ) -> list[ua.BrowseResult] | None:
+    ) -> list[ua.BrowseResult]:
         request = ua.BrowseParameters(
-            RequestedMaxReferencesPerNode=_REFERENCES_PER_PAGE,
+            RequestedMaxReferencesPerNode=min(_REFERENCES_PER_PAGE, _REFERENCES_PER_ANSWER // len(nodes)),
             NodesToBrowse=[
                 ua.BrowseDescription(
                     NodeId=node,
@@ -230,7 +255,7 @@ class AddressSpace:
             ],
         )
         results = await self._ask("cannot browse", self._channel.session.browse(request))
-        if results is not None and len(results) != len(nodes):
+        if len(results) != len(nodes):
             raise ConnectionRefused(
                 f"cannot browse: the server answered {len(results)} of {len(nodes)} nodes"
             )
