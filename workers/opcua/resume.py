@@ -31,6 +31,7 @@ from asyncua.ua.uaerrors import UaStatusCodeError
 
 from engine.errors import ConnectionRefused, ScadaError
 from engine.metrics import Counter
+from workers.opcua.resolve import SESSION_ENDED
 from workers.opcua.seam import status_name
 
 if TYPE_CHECKING:
@@ -169,7 +170,9 @@ async def read_server_start(channel: Channel) -> object:
     with channel.translated("server status not read"):
         try:
             (read,) = await channel.session.read_attributes([_START_TIME], AttributeIds.Value)
-        except UaStatusCodeError:
+        except UaStatusCodeError as exc:
+            if exc.code in SESSION_ENDED:
+                raise
             return None
         return read.Value.Value if read.Value is not None else None
 
@@ -186,6 +189,8 @@ async def _transfer(channel: Channel, held: Held, counters: TenantSlots) -> None
         try:
             results = await channel.session.transfer_subscriptions(request)
         except UaStatusCodeError as exc:
+            if exc.code in SESSION_ENDED:
+                raise
             log.info("subscriptions cannot be taken over", status=status_name(exc.code))
             for flow in flows:
                 flow.ended = True

@@ -89,8 +89,8 @@ async def test_when_the_session_is_gone_its_subscriptions_are_taken_over_and_not
     forgetful: OpcuaServer, held: Held
 ) -> None:
     held.proxy.target = ("127.0.0.1", port_of(forgetful))
-    await held.connect(replace(SETTINGS, session_timeout_s=1.0), steps=2)
-    await held.away(2.5)
+    await held.connect(replace(SETTINGS, session_timeout_s=2.0), steps=2)
+    await held.away(4.5)
     await held.goes_on(8)
     assert held.breaks() == []
     assert held.counted(Counter.TRANSFERRED_SUBSCRIPTIONS) == 1
@@ -102,9 +102,9 @@ async def test_a_cut_on_the_way_back_starts_the_way_again_with_what_is_known(
     forgetful: OpcuaServer, held: Held
 ) -> None:
     held.proxy.target = ("127.0.0.1", port_of(forgetful))
-    settings = replace(SETTINGS, backoff_first_s=0.02, backoff_most_s=0.05, session_timeout_s=1.0)
+    settings = replace(SETTINGS, backoff_first_s=0.02, backoff_most_s=0.05, session_timeout_s=2.0)
     await held.connect(settings, steps=2)
-    await held.away(2.0)
+    await held.away(4.0)
     for step in range(20):
         await asyncio.sleep(0.002 * step)
         held.proxy.cut()
