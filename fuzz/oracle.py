@@ -62,7 +62,7 @@ def placed(exc: MalformedMessage, message: bytes) -> None:
     assert 0 <= exc.offset <= len(message), f"the error is at byte {exc.offset} of {len(message)}"
 
 
-def taken_in(ring: Ring, before: int, rows: int, input_bytes: int) -> list[Row]:
+def taken_in(ring: Ring, before: int, rows: int, input_bytes: int, most_more_text: int = 0) -> list[Row]:
     """Drain the ring: it must hold what was there before, and behind it exactly `rows`. Return those."""
     assert len(ring) == before + rows, f"{len(ring)} rows in the ring; {before} before, {rows} counted"
     old = ring.drain(before)
@@ -70,11 +70,11 @@ def taken_in(ring: Ring, before: int, rows: int, input_bytes: int) -> list[Row]:
     assert not old.texts, "rows from before have got texts"
     new = ring.drain(rows + 1)
     assert len(ring) == 0, "more rows in the ring than it says"
-    check_texts(new, input_bytes)
+    check_texts(new, input_bytes, most_more_text)
     return _rows(new)
 
 
-def check_texts(batch: RawBatch, input_bytes: int) -> None:
+def check_texts(batch: RawBatch, input_bytes: int, most_more: int = 0) -> None:
     """Exactly the rows that announce a text have one; all of them together are not much longer than the input."""
     announced = set(np.flatnonzero(batch.kind & Kind.TEXT).tolist())
     assert announced == set(batch.texts), (
@@ -83,7 +83,7 @@ def check_texts(batch: RawBatch, input_bytes: int) -> None:
     for text in batch.texts.values():
         storable(text)
     characters = sum(map(len, batch.texts.values()))
-    most = MOST_TEXT_PER_BYTE * input_bytes + _LEAST_TEXT
+    most = MOST_TEXT_PER_BYTE * input_bytes + _LEAST_TEXT + most_more
     assert characters <= most, f"{characters} characters of text out of {input_bytes} bytes"
 
 

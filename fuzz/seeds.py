@@ -16,6 +16,7 @@ from tests.engine.reference_codec import (
     array,
     data_change,
     data_value,
+    element,
     encode,
     event_list,
     extension_object,
@@ -88,6 +89,32 @@ def _messages() -> Iterator[tuple[str, bytes]]:
     yield "four-rows", encode(Message([data_change([stamped] * 4)]))
 
 
+def _structures() -> Iterator[tuple[str, bytes]]:
+    every = b"".join(
+        element(n, (_GUID if FIXED[n] == "16s" else 1) if n in FIXED else _STRUCTURES[n])
+        if n not in (23, 24)
+        else b"\x00"
+        for n in range(1, 26)
+    )
+    lists = (
+        array([struct.pack("<d", 1.5)]) + array([struct.pack("<i", 2), struct.pack("<i", 3)]) + struct.pack("<6i", *range(6))
+    )
+    bodies = {
+        201: every,
+        202: b"",
+        203: lists + struct.pack("<i", 1),
+        204: struct.pack("<I", 0b01001) + b"\x01" + array([struct.pack("<d", 1.5)]),
+        205: struct.pack("<Ii", 2, 1),
+        206: lists + struct.pack("<i", 0) + array([]),
+        207: array([array([]) + string(b"leaf")]) + string(b"root"),
+        208: extension_object(numeric_node_id(202), b"") + variant(Variant(11, 1.5)),
+    }
+    for type_id, body in bodies.items():
+        encoded = extension_object(numeric_node_id(type_id, 2), body)
+        yield f"type-{type_id}", variant(Variant(22, encoded))
+        yield f"array-{type_id}", variant(Variant(22, [encoded, encoded]))
+
+
 def _values() -> Iterator[bytes]:
     yield data_value(Item(0, Variant(11, 1.5), 0, _TICKS, None, _TICKS))
     yield data_value(Item(0, Variant(12, b"text"), 0x4000_0000))
@@ -149,6 +176,7 @@ def seeds(target: str) -> dict[str, bytes]:
             (f"{name}-{ring}", bytes([n]) + data) for name, data in _messages() for ring, n in rings.items()
         ),
         "variant": ((name, variant(value)) for name, value in _variants()),
+        "structure": _structures(),
         "read": _reads(),
         "history": _histories(),
         "created": _created(),

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine import variants
 from engine._fastpath import (
     Ring,
     decode_copy,
@@ -25,6 +26,7 @@ from engine._fastpath import (
 )
 from engine.errors import DatabaseError, MalformedMessage
 from engine.outcomes import Outcome
+from engine.structures import STRUCTURE, StructureDefinition, StructureField, StructureKind, StructureTypes
 from fuzz import oracle
 from tests.engine import reference_decoder
 from tests.engine.reference_codec import NOT_OURS, Message, Row, encode, extension_object, numeric_node_id
@@ -37,6 +39,8 @@ _ROOMY = b"\x00"
 _LEAST_TS_US = -210_866_803_200_000_000  # 4714-11-24 BC, where timestamptz begins
 _BAD = 0x80000000
 _MOST_RESULTS = 8
+# Field names are written again for each value, so such a text is bounded by the parts that one value may have.
+_MOST_NAMED_TEXT = 64 * variants.MOST_PARTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +67,9 @@ class _Case:
         )
         oracle.taken_in(self.ring, self.before, 0, len(self.message))
 
-    def grown(self, outcome: int, rows: int) -> list[Row]:
+    def grown(self, outcome: int, rows: int, most_more_text: int = 0) -> list[Row]:
         """Check what an answer did to the ring; return the rows."""
-        new = oracle.taken_in(self.ring, self.before, rows, len(self.message))
+        new = oracle.taken_in(self.ring, self.before, rows, len(self.message), most_more_text)
         if outcome in (Outcome.RING_FULL, Outcome.FAULT):
             assert new == [], f"{len(new)} rows with {Outcome(outcome)!r}"
         if outcome == Outcome.RING_FULL:
@@ -73,20 +77,22 @@ class _Case:
         return new
 
 
-def publish(data: bytes) -> None:
+def publish(
+    data: bytes, *, text_of: Callable[[bytes], str | None] = variants.text_of, most_more_text: int = 0
+) -> None:
     """decode_publish: what goes into the ring is what the slow reference decoder reads, or nothing."""
     case = _Case.of(data)
     ours: list[Row] | None = None
     depth = False
     try:
         said = decode_publish(
-            oracle.exact(case.message), case.ring, oracle.slots(), oracle.RECEIVED_US, case.elements
+            oracle.exact(case.message), case.ring, oracle.slots(), oracle.RECEIVED_US, case.elements, text_of
         )
     except MalformedMessage as exc:
         case.unchanged(exc)
         depth = "cannot be JSON" in str(exc)
     else:
-        ours = case.grown(said.outcome, said.rows)
+        ours = case.grown(said.outcome, said.rows, most_more_text)
         repr(said)
         assert (said.status_change is not None) == (said.outcome == Outcome.STATUS_CHANGE), repr(said)
         assert sum(map(len, said.event_lists)) <= len(case.message), "events are larger than their message"
@@ -119,6 +125,11 @@ def around_variant(encoded: bytes) -> bytes:
     """Return a publish response with one item whose value is this Variant."""
     body = b"\x01\x00\x00\x00" + b"\x00\x00\x00\x00\x01" + encoded + b"\xff\xff\xff\xff"
     return encode(Message([extension_object(numeric_node_id(811), body)]))
+
+
+def structure(data: bytes) -> None:
+    """One Variant, with structures known by their definitions: as `variant`, and bodies are read field by field."""
+    publish(_ROOMY + around_variant(data), text_of=KNOWN.text_of, most_more_text=_MOST_NAMED_TEXT)
 
 
 def read(data: bytes) -> None:
@@ -217,9 +228,39 @@ def copy(data: bytes) -> None:
     assert again.texts == {row: text.replace("\x00", "\ufffd") for row, text in batch.texts.items()}, "texts"
 
 
+def _known() -> StructureTypes:
+    """Return definitions of every kind: plain, optional fields, unions, arrays, matrices, names, and one in itself."""
+    numbers = tuple(StructureField(f"N{built_in}", built_in) for built_in in range(1, 26))
+    lists = (StructureField("Doubles", 11, value_rank=1), StructureField("Matrix", 6, value_rank=2))
+    inner = (
+        StructureField("Inner", STRUCTURE, "i=902"),
+        StructureField("Many", STRUCTURE, "i=901", value_rank=1),
+    )
+    colour = StructureField("Colour", 6, "i=990")
+    optional = tuple(replace(field, is_optional=True) for field in (*numbers[:3], *lists))
+    types = StructureTypes()
+    types.add_enumeration("i=990", {0: "red", 1: "green"})
+    types.add("i=201", StructureDefinition("All", StructureKind.PLAIN, numbers, "i=900"))
+    types.add("i=202", StructureDefinition("Nothing", StructureKind.PLAIN, (), "i=901"))
+    types.add("i=203", StructureDefinition("Lists", StructureKind.PLAIN, (*lists, colour), "i=902"))
+    types.add("i=204", StructureDefinition("Some", StructureKind.OPTIONAL_FIELDS, optional, "i=903"))
+    types.add(
+        "i=205", StructureDefinition("One", StructureKind.UNION, (numbers[10], colour, *lists), "i=904")
+    )
+    types.add("i=206", StructureDefinition("Nested", StructureKind.PLAIN, inner, "i=905"))
+    itself = (StructureField("Again", STRUCTURE, "i=906", value_rank=1), numbers[11])
+    types.add("i=207", StructureDefinition("Tree", StructureKind.PLAIN, itself, "i=906"))
+    any_of = (StructureField("Any", 22, is_optional=True), StructureField("Value", 24, is_optional=True))
+    types.add("i=208", StructureDefinition("Any", StructureKind.SUBTYPED_VALUES, any_of, "i=907"))
+    return types
+
+
+KNOWN = _known()
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "publish": publish,
     "variant": variant,
+    "structure": structure,
     "read": read,
     "history": history,
     "created": created,
