@@ -116,7 +116,8 @@ def test_an_outage_past_every_lifetime_is_a_gap_where_there_is_no_history(
             _hold(server, plant)
             assert engine.stop() == 0, engine.log.read_text()
     for counter in server.moving:
-        _check_one_gap(plant, counter)
+        (lost,) = _lost(plant, counter)
+        assert _gaps(plant, counter) == [(lost, "outage")]
 
 
 def test_a_server_that_was_restarted_after_a_while_is_picked_up_with_other_namespace_indexes(
@@ -177,6 +178,21 @@ def test_another_certificate_is_refused_and_named_until_somebody_trusts_it(
                 assert engine.stop() == 0, engine.log.read_text()
 
 
+def test_what_a_short_queue_loses_is_a_gap(databases: MasterAndTenant, tmp_path: Path) -> None:
+    short = QUICK | {"SCADA_OPCUA__PUBLISHING_INTERVAL_MS": "500", "SCADA_OPCUA__QUEUE_SIZE": "4"}
+    with open62541_server(interval_ms=INTERVAL_MS) as server:
+        plant = build_plant(databases, server.endpoint, server.moving[:2])
+        with running_engine(databases.master_dsn, tmp_path, workers=1, **short) as engine:
+            engine.wait_ready()
+            _more(plant, server.moving[0], 20)
+            assert engine.metric("scada_queue_overflows_total", tenant="acme") > 0
+            assert engine.stop() == 0, engine.log.read_text()
+    for counter in server.moving[:2]:
+        lost = _lost(plant, counter)
+        assert lost
+        assert _gaps(plant, counter) == [(ends, "overflow") for ends in lost]
+
+
 def _plant(databases: MasterAndTenant, proxy: ThreadedProxy, server: OpcuaServer) -> Plant:
     return build_plant(databases, f"opc.tcp://127.0.0.1:{proxy.port}", server.moving)
 
@@ -225,19 +241,24 @@ def _check_whole(plant: Plant, counter: ServedVariable, last: float) -> None:
     assert steps[-1] == last
 
 
-def _check_one_gap(plant: Plant, counter: ServedVariable) -> None:
-    """The steps that are missing lie between the ends of one gap, which are readings themselves."""
-    steps = _steps(plant, counter)
-    ((begin, end, cause),) = plant.gaps(counter.node_id)
-    ends = plant.rows(
-        "select value from readings join tag_mappings using (tag_id)"
-        " where opc_node_id = %s and ts in (%s, %s) order by ts",
-        counter.node_id,
-        begin,
-        end,
-    )
-    (missing,) = [(before, after) for before, after in pairwise(steps) if after != before + 1]
-    assert ([value for (value,) in ends], cause) == (list(missing), "outage")
+def _lost(plant: Plant, counter: ServedVariable) -> list[tuple[float, float]]:
+    """Return the steps on both sides of those that are missing."""
+    return [(before, after) for before, after in pairwise(_steps(plant, counter)) if after != before + 1]
+
+
+def _gaps(plant: Plant, counter: ServedVariable) -> list[tuple[tuple[float, float], str]]:
+    """Return the values at both ends of each gap, and its cause."""
+    return [
+        ((before, after), cause)
+        for before, after, cause in plant.rows(
+            "select b.value, a.value, cause from reading_gaps g"
+            " join tag_mappings using (tag_id)"
+            ' join readings b on b.tag_id = g.tag_id and b.ts = g."from"'
+            ' join readings a on a.tag_id = g.tag_id and a.ts = g."to"'
+            ' where opc_node_id = %s order by g."from"',
+            counter.node_id,
+        )
+    ]
 
 
 def _rises_by_one(steps: list[float]) -> bool:
