@@ -145,7 +145,7 @@ class Pump:
                 if flow.ended or not await self._republish(flow, flow.next_sequence or 1):
                     return
             return
-        for number in flow.ahead(available):
+        for number in flow.ahead(available)[:_MOST_REPUBLISHED]:
             await self._ask_for_missing(flow, number)
             if flow.ended or not await self._republish(flow, number):
                 return
