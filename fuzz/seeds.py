@@ -96,9 +96,8 @@ def _structures() -> Iterator[tuple[str, bytes]]:
         else b"\x00"
         for n in range(1, 26)
     )
-    lists = (
-        array([struct.pack("<d", 1.5)]) + array([struct.pack("<i", 2), struct.pack("<i", 3)]) + struct.pack("<6i", *range(6))
-    )
+    matrix = array([struct.pack("<i", 2), struct.pack("<i", 3)]) + struct.pack("<6i", *range(6))
+    lists = array([struct.pack("<d", 1.5)]) + matrix
     bodies = {
         201: every,
         202: b"",
