@@ -302,20 +302,22 @@ class Items:
     ) -> None:
         """Take over the answers of one batch, by place."""
         monitoring = self.monitoring
-        made = status < StatusCodes.Bad
-        count = int(np.count_nonzero(made))
-        self._succeeded = self._succeeded or count > 0
-        self._counts[at] += count
-        monitoring.unfiltered += count if way.filter_refused else 0
         monitoring.settle(part, status)
-        chosen = part[made]
+        made = status < StatusCodes.Bad
+        if not made.all():
+            self._on_refused(part, status, way)
+            revised = revised[0][made], revised[1][made], revised[2][made]
+            part = part[made]
         item_id, sampling_ms, queue_size = revised
-        monitoring.item_id[chosen] = item_id[made]
-        monitoring.sampling_ms[chosen] = sampling_ms[made]
-        monitoring.queue_size[chosen] = queue_size[made]
-        monitoring.subscription[chosen] = at
-        if count == len(part):
-            return
+        monitoring.item_id[part] = item_id
+        monitoring.subscription[part] = at
+        monitoring.revise(part, sampling_ms, queue_size)
+        monitoring.unfiltered += len(part) if way.filter_refused else 0
+        self._succeeded = self._succeeded or len(part) > 0
+        self._counts[at] += len(part)
+
+    def _on_refused(self, part: Places, status: NDArray[np.uint32], way: Way) -> None:
+        """Keep those items of a batch that can be tried in another way."""
         no_room = np.isin(status, _NO_ROOM_CODES)
         if no_room.any():
             self._turned_away.append(part[no_room])

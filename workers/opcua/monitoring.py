@@ -3,8 +3,8 @@
 Owns the state by place, its sums and its words. Owns no request: items.py and poll.py fill it in.
 
 By place, in columns of n: status uint32 (0: monitored or polled, else the server's or our StatusCode), reason uint8 (a
-MissingReason, 255: none), item_id uint32, sampling_ms float32 and queue_size uint32 as the server revised them,
-subscription uint16 (which of `subscriptions`, 65535: none). 19 bytes a tag.
+MissingReason, 255: none), item_id uint32, subscription uint16 (which of `subscriptions`, 65535: none), and a uint16 for
+what the server revised: sampling interval and queue size together, as few pairs of them occur. 13 bytes a tag.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 NOT_MISSING = 255
 NO_SUBSCRIPTION = 0xFFFF
+_REVISED_MOST = 1_000
 # What a caller of `note` may add; each is a sentence for last_error.
 _NOTES_MOST = 8
 
@@ -100,8 +101,8 @@ class Monitoring:
         self.status = np.zeros(count, np.uint32)
         self.reason = np.full(count, NOT_MISSING, np.uint8)
         self.item_id = np.zeros(count, np.uint32)
-        self.sampling_ms = np.zeros(count, np.float32)
-        self.queue_size = np.zeros(count, np.uint32)
+        self._revised = np.zeros(count, np.uint16)
+        self._revised_pairs: dict[tuple[float, int], int] = {(0.0, 0): 0}
         self.subscription = np.full(count, NO_SUBSCRIPTION, np.uint16)
         self.unfiltered = 0
         """Tags that are monitored without the filter that they ask for."""
@@ -114,6 +115,34 @@ class Monitoring:
     def elements(self) -> NDArray[np.int32] | None:
         """For decode_publish: which element of an array is the reading, by handle; None where no tag is one."""
         return self.addresses.elements
+
+    @property
+    def sampling_ms(self) -> NDArray[np.float32]:
+        """The sampling intervals that the server revised, by place; 0 where it has none."""
+        return np.array([pair[0] for pair in self._revised_pairs], np.float32)[self._revised]
+
+    @property
+    def queue_size(self) -> NDArray[np.uint32]:
+        """The queue sizes that the server revised, by place; 0 where it has none."""
+        return np.array([pair[1] for pair in self._revised_pairs], np.uint32)[self._revised]
+
+    def revise(
+        self, places: Places, sampling_ms: NDArray[np.float64], queue_size: NDArray[np.uint32]
+    ) -> None:
+        """Take over what the server made of these items' sampling intervals and queue sizes."""
+        if len(places) and (sampling_ms == sampling_ms[0]).all() and (queue_size == queue_size[0]).all():
+            self._revised[places] = self._pair(float(sampling_ms[0]), int(queue_size[0]))
+            return
+        pairs = np.stack((sampling_ms, queue_size.astype(np.float64)))
+        distinct, which = np.unique(pairs, axis=1, return_inverse=True)
+        codes = np.array([self._pair(*pair) for pair in distinct.T.tolist()], np.uint16)
+        self._revised[places] = codes[which.reshape(-1)]
+
+    def _pair(self, sampling_ms: float, queue_size: float) -> int:
+        pair = (sampling_ms, int(queue_size))
+        if pair not in self._revised_pairs and len(self._revised_pairs) >= _REVISED_MOST:
+            return 0  # a server that revises each item in its own way: not shown
+        return self._revised_pairs.setdefault(pair, len(self._revised_pairs))
 
     @property
     def monitored(self) -> int:
@@ -174,6 +203,10 @@ class Monitoring:
 
     def settle(self, places: Places, status: NDArray[np.uint32]) -> None:
         """Take over the status of each of these places; only a Bad one makes a tag missing."""
+        if not status.any():
+            self.status[places] = 0
+            self.reason[places] = NOT_MISSING
+            return
         bad = status >= StatusCodes.Bad
         self.status[places] = np.where(bad, status, 0)
         reasons = np.full(len(places), NOT_MISSING, np.uint8)
