@@ -37,6 +37,12 @@ async def own_identity(pki: Pki | None, settings: OpcuaSettings) -> OwnIdentity:
     return own
 
 
+def let_trust_us(pki: Pki | None, own: OwnIdentity) -> str:
+    """Return what to add to the error of a server that may not know our certificate: most give no reason."""
+    file = pki.certificate_file if pki is not None else "our certificate"
+    return f"; if the server does not know us yet, let it trust {file} (thumbprint {thumbprint(own.certificate)})"
+
+
 async def trusted_certificate(
     pki: Pki | None, endpoint: Endpoint, policy: Policy, *, host: str, name: str
 ) -> Trusted:

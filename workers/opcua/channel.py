@@ -22,13 +22,12 @@ from urllib.parse import urlsplit
 
 import structlog
 from asyncua import ua
-from asyncua.ua.attribute_ids import AttributeIds
 from asyncua.ua.status_codes import StatusCodes
 from asyncua.ua.uaerrors import UaStatusCodeError
 
 from engine.errors import ConnectionRefused, ScadaError
 from workers.opcua import faults, handshake
-from workers.opcua.admission import own_identity, trusted_certificate
+from workers.opcua.admission import let_trust_us, own_identity, trusted_certificate
 from workers.opcua.certificates import leaf_of
 from workers.opcua.endpoints import Endpoint, choose, listed, url_to_say
 from workers.opcua.handshake import SessionTicket
@@ -57,7 +56,6 @@ _SESSION_LEAST_S = 1.0
 _RENEW_AFTER = 0.75
 # A server may revise a channel's lifetime to anything, 0 included.
 _CHANNEL_LEAST_S = 1.0
-_MAX_MONITORED_ITEMS_PER_CALL = ua.NodeId(ua.Int32(11_714))
 # A server without this service has answered all the same, and so knows that we live.
 _SERVICE_MISSING = frozenset({StatusCodes.BadServiceUnsupported, StatusCodes.BadNotImplemented})
 # The server has no endpoint without security: it lets anyone open a channel to ask for endpoints, and no more.
@@ -242,7 +240,9 @@ class Channel:
             trusted = await self.trusted(endpoint, policy)
             own = await own_identity(self._pki, self._settings)
             self._client.use_ciphers(ciphers_for(policy, endpoint.mode, trusted.certificate, own))
-        await self._connect()
+            await self._connect(let_trust=let_trust_us(self._pki, own))
+        else:
+            await self._connect()
 
     async def trusted(self, endpoint: Endpoint, policy: Policy | None = None) -> Trusted:
         """Return an endpoint's certificate if it may be used, with its own policy unless told otherwise.
@@ -257,15 +257,19 @@ class Channel:
             name=self._name,
         )
 
-    async def _connect(self) -> None:
+    async def _connect(self, *, let_trust: str = "") -> None:
+        """Connect and open the channel; `let_trust` is added to the error where certificates count."""
         client = self._client
         with self.translated("cannot connect"):
             await client.connect_socket()
             heed_cancellation()
         with self.translated("no OPC UA connection"):
             await client.send_hello()
-        with self.translated("no secure channel"):
-            await client.open_secure_channel()
+        try:
+            with self.translated("no secure channel"):
+                await client.open_secure_channel()
+        except ConnectionRefused as exc:
+            raise ConnectionRefused(f"{exc}{let_trust}") from exc
 
     async def _create_session(self, endpoint: Endpoint) -> handshake.NewSession:
         try:
@@ -296,13 +300,6 @@ class Channel:
         self._client.session_is_active()
         self._client.session_timeout = int(ticket.timeout_ms)
         self._ticket = replace(ticket, server_nonce=nonce)
-
-    async def items_per_call(self) -> int:
-        """Return how many monitored items the server takes in one call; 0 when it does not say."""
-        with self.translated("operation limits not read"):
-            read = await self.session.read_attributes([_MAX_MONITORED_ITEMS_PER_CALL], AttributeIds.Value)
-            value = read[0].Value.Value if read and read[0].Value is not None else 0
-        return value if isinstance(value, int) and 0 < value <= 0xFFFF_FFFF else 0
 
     def publish(self, acks: Sequence[tuple[int, int]]) -> asyncio.Future[Answer]:
         """Send a publish request; see RawProtocol.publish."""

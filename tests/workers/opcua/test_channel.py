@@ -22,8 +22,11 @@ from engine.outcomes import Outcome
 from tests.servers.cutting_proxy import CuttingProxy
 from tests.servers.identities import Identity
 from tests.servers.opcua_fixtures import PASSWORD, USER
-from tests.servers.opcua_server import OpcuaServer
+from tests.servers.opcua_server import Maker, OpcuaServer
+from tests.servers.running_server import running_server
+from tests.servers.server_options import ServerOptions
 from tests.workers.opcua.tenant import FAST
+from workers.opcua.certificates import thumbprint
 from workers.opcua.channel import Channel
 from workers.opcua.pki import Pki
 from workers.opcua.seam import RawClient, body_of
@@ -196,3 +199,23 @@ async def test_what_the_user_gave_is_the_address_whatever_the_endpoints_say(
         assert len({(endpoint.mode, endpoint.policy_uri) for endpoint in offered}) >= 7
     finally:
         await one.close(1.0)
+
+
+@pytest.mark.parametrize("maker", ["open62541", "node-opcua"])
+async def test_a_server_that_does_not_know_us_is_told_which_certificate_to_trust(
+    maker: Maker, server_identity: Identity, user_identity: Identity, trusting: Pki
+) -> None:
+    options = ServerOptions(identity=server_identity, trusted_client=user_identity)
+    with running_server(maker, options) as server:
+        wanted = SecurityWanted("SignAndEncrypt", "Basic256Sha256")
+        one = Channel(server.endpoint, SETTINGS, security=wanted, pki=trusting)
+        try:
+            with pytest.raises(ConnectionRefused) as refused:
+                await one.open()
+        finally:
+            await one.close(1.0)
+    own = trusting.own_identity(SETTINGS.application_uri).certificate
+    assert "BadSecurityChecksFailed" in str(refused.value)
+    assert str(refused.value).endswith(
+        f"let it trust {trusting.certificate_file} (thumbprint {thumbprint(own)})"
+    )
