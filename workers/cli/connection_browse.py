@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from engine import catalog
-from engine.errors import ConfigurationError
+from engine.errors import ConfigurationError, ScadaError
 from engine.settings import Settings
 from workers.cli.browse_tags import TagRows
 from workers.cli.databases import tenant_database
@@ -129,7 +129,7 @@ async def _channel(settings: Settings, target: _Target) -> AsyncIterator[Channel
     from workers.opcua.pki import Pki  # noqa: PLC0415
 
     if target.url is not None:
-        channel = Channel(target.url, settings.opcua)
+        channels = [Channel(target.url, settings.opcua)]
     else:
         if not settings.database_url:
             raise ConfigurationError(NO_DATABASE)
@@ -138,9 +138,10 @@ async def _channel(settings: Settings, target: _Target) -> AsyncIterator[Channel
                 database, owner.id, target.name, secrets_key=settings.secrets_key
             )
         pki = Pki.of(settings.opcua, owner.slug)
-        channel = Channel.for_connection(wanted, wanted.endpoint_url, settings.opcua, pki)
+        urls = wanted.endpoint_urls
+        channels = [Channel.for_connection(wanted, url, settings.opcua, pki) for url in urls]
+    channel = await _first_open(channels)
     try:
-        await channel.open()
         renewing = asyncio.create_task(channel.renew())
         try:
             yield channel
@@ -149,6 +150,24 @@ async def _channel(settings: Settings, target: _Target) -> AsyncIterator[Channel
             await asyncio.gather(renewing, return_exceptions=True)
     finally:
         await channel.close(_CLOSE_S)
+
+
+async def _first_open(channels: list[Channel]) -> Channel:
+    """Return the first that opens, and say why others did not. Raises what the last one said."""
+    for channel in channels:
+        try:
+            await channel.open()
+        except ScadaError as exc:
+            await channel.close(_CLOSE_S)
+            if channel is channels[-1]:
+                raise
+            note(f"this address does not work, trying the next: {exc}")
+        except BaseException:
+            await channel.close(_CLOSE_S)
+            raise
+        else:
+            return channel
+    raise AssertionError("a connection has an address")
 
 
 class _Progress:

@@ -23,6 +23,7 @@ from engine.errors import ConnectionRefused, ScadaError
 from workers.opcua.certificates import describe, leaf_of, read_chain
 from workers.opcua.channel import Channel, with_port
 from workers.opcua.endpoints import choose, listed
+from workers.opcua.redundancy import HEALTHY_LEAST, level_name, read_redundancy
 from workers.opcua.security import AUTO, NONE
 from workers.opcua.tokens import ANONYMOUS, CERTIFICATE, USER_NAME
 
@@ -35,9 +36,9 @@ if TYPE_CHECKING:
     from workers.opcua.security import Credentials, SecurityWanted
 
 _CLOSE_S = 5.0
-# ServerStatus.State, CurrentTime; BuildInfo: product, manufacturer, version, build; ServiceLevel (OPC 10000-5, 12.10).
-_STATE, _TIME, _PRODUCT, _MAKER, _VERSION, _BUILD, _LEVEL = 2259, 2258, 2261, 2263, 2264, 2265, 2267
-_READ = (_STATE, _TIME, _PRODUCT, _MAKER, _VERSION, _BUILD, _LEVEL)
+# ServerStatus.State, CurrentTime; BuildInfo: product, manufacturer, version, build (OPC 10000-5, 12.10).
+_STATE, _TIME, _PRODUCT, _MAKER, _VERSION, _BUILD = 2259, 2258, 2261, 2263, 2264, 2265
+_READ = (_STATE, _TIME, _PRODUCT, _MAKER, _VERSION, _BUILD)
 _AS = {ANONYMOUS: "anonymously", USER_NAME: "with a user name", CERTIFICATE: "with a user certificate"}
 # A clock that is further away than this makes timestamps useless.
 _CLOCK_MOST_S = 10.0
@@ -229,6 +230,7 @@ async def _server(channel: Channel) -> Step:
                 [ua.NodeId(ua.Int32(number)) for number in _READ], AttributeIds.Value
             )
             values = {number: one.Value.Value for number, one in zip(_READ, read, strict=True) if one.Value}
+        redundancy = await read_redundancy(channel)
     except ScadaError as exc:
         raise _fail("server", exc) from exc
     state = _state(values.get(_STATE))
@@ -239,9 +241,20 @@ async def _server(channel: Channel) -> Step:
         "version": values.get(_VERSION),
         "build": values.get(_BUILD),
         "state": state,
-        "service_level": values.get(_LEVEL),
+        "service_level": redundancy.service_level,
+        "redundancy": redundancy.support,
+        "partners": list(redundancy.server_uris),
     }
     remarks = [] if state == "Running" else [f"the server's state is {state}, not Running"]
+    if redundancy.service_level < HEALTHY_LEAST:
+        remarks.append(
+            f"its service level is {redundancy.service_level} ({level_name(redundancy.service_level)})"
+        )
+    if redundancy.server_uris:
+        remarks.append(
+            f"it has partners ({redundancy.support} redundancy): {', '.join(redundancy.server_uris)};"
+            " give their addresses as failover URLs"
+        )
     clock = values.get(_TIME)
     if isinstance(clock, datetime):
         ahead_s = (clock.replace(tzinfo=clock.tzinfo or UTC) - datetime.now(UTC)).total_seconds()

@@ -154,6 +154,20 @@ def test_what_was_browsed_is_edited_and_imported(cli: Cli, acme: str, tmp_path: 
     assert gas["opc_node_id"] == f"{WELLS}Permian.GAS_FLOW_RATE"
 
 
+def test_the_next_address_is_used_where_the_first_one_does_not_work(
+    cli: Cli, acme: str, simulator: OpcuaServer
+) -> None:
+    gone = f"opc.tcp://127.0.0.1:{free_port()}"
+    added = cli(
+        "connection", "add", "Pair", "--endpoint", gone, "--failover-url", simulator.endpoint, "--well", "Well 7",
+        DATABASE_URL=acme,
+    )  # fmt: skip
+    assert added.returncode == 0
+    done = cli("connection", "browse", "Pair", "--depth", "1", DATABASE_URL=acme)
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 4)
+    assert "this address does not work, trying the next: " in done.stderr
+
+
 @pytest.mark.parametrize("server", ["open62541_server", "node_opcua_server"])
 def test_everything_on_a_server_can_be_imported(
     request: pytest.FixtureRequest, cli: Cli, acme: str, server: str

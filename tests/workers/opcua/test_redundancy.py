@@ -16,6 +16,7 @@ from tests.workers.opcua.plant import Plant
 from tests.workers.opcua.sessions import opened, session
 from tests.workers.opcua.tenant import FAST, Tenant, connection, until
 from workers.opcua.channel import Channel
+from workers.opcua.probe import probe
 from workers.opcua.redundancy import (
     Ranked,
     level_name,
@@ -25,6 +26,7 @@ from workers.opcua.redundancy import (
     watch_for_better,
     watch_level,
 )
+from workers.opcua.security import Credentials, SecurityWanted
 
 # Long enough for a machine that runs other tests beside this one.
 _PATIENT = replace(FAST, request_timeout_s=5.0)
@@ -159,6 +161,16 @@ async def test_what_a_server_says_of_its_partners_is_read(plants: tuple[LevelPla
     async with session(plants[0].endpoint) as channel:
         found = await read_redundancy(channel)
     assert (found.service_level, found.support, found.server_uris) == (201, "None", ())
+
+
+async def test_trying_a_connection_tells_of_a_level_that_is_low(
+    plants: tuple[LevelPlant, LevelPlant],
+) -> None:
+    await plants[0].set_level(100)
+    url = plants[0].endpoint
+    steps = [step async for step in probe(Channel(url, _PATIENT), url, SecurityWanted(), Credentials(), 5.0)]
+    assert "its service level is 100 (Degraded)" in steps[-1].remarks
+    assert (steps[-1].facts["redundancy"], steps[-1].facts["partners"]) == ("None", [])
 
 
 def active(tenant: Tenant) -> str:
