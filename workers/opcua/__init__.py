@@ -2,7 +2,11 @@
 
 session.Connector   one connection, held for ever: connect, subscribe, pump, back off, again
 channel.Channel     one connection, used once: secure channel and session through asyncua's services
-subscribe           the subscription and its monitored items
+items, mend         the monitored items, made in batches, and those that are missing tried again
+poll.Poller         tags that are read again and again
+nodes, resolve      how nodes are called on the wire, and what a server must be asked for that
+monitoring          what became of each tag, in columns
+limits              what a server says that it can take
 pump.Pump           publish requests out, publish responses into the ring
 sink                what a connection tells its owner
 seam                what we take from asyncua's inside

@@ -39,7 +39,7 @@ from workers.opcua.nodes import Form
 from workers.opcua.poll import probe
 from workers.opcua.resolve import SESSION_ENDED, pick_from_whole, resolve
 from workers.opcua.seam import status_name
-from workers.opcua.subscribe import Subscription, delete_subscription, try_subscription
+from workers.opcua.subscribe import Subscription, try_subscription
 from workers.opcua.ways import Way, ways_of
 
 if TYPE_CHECKING:
@@ -133,6 +133,7 @@ class Items:
         in_use = monitoring.subscription[monitoring.subscription != NO_SUBSCRIPTION]
         self._counts = np.bincount(in_use, minlength=len(monitoring.subscriptions)).tolist()
         self._full: set[int] = set()
+        self._server_is_full = False
         self._subscribes = True
         self._lonely_failures = 0
         self._succeeded = bool(len(in_use))
@@ -182,11 +183,8 @@ class Items:
             left = np.concatenate([*turned_away, left[room:]])
             if turned_away:
                 self._full.add(at)
-                if self._counts[at] == 0:
-                    # Even an empty one takes nothing: it is the server that is full.
-                    await self._drop_last(at)
-                    self.monitoring.refuse(left, StatusCodes.BadTooManyMonitoredItems)
-                    return
+                # Where even an empty one takes nothing, the server is full. It is kept, for when there is room.
+                self._server_is_full = self._server_is_full or self._counts[at] == 0
 
     async def _with_room(self, way: Way) -> int | None:
         """Return the number of a subscription for one more item, None when there is none and none can be had."""
@@ -195,7 +193,8 @@ class Items:
             fits = subscription.wanted_interval_ms == way.interval_ms and at not in self._full
             if fits and (limit is None or self._counts[at] < limit):
                 return at
-        if len(self._counts) >= smaller(_SUBSCRIPTIONS_MOST, self._limits.subscriptions_per_session):
+        most = smaller(_SUBSCRIPTIONS_MOST, self._limits.subscriptions_per_session)
+        if self._server_is_full or len(self._counts) >= most:
             return None
         made = await try_subscription(self._channel, self._settings, self._most_rows, way.interval_ms)
         if isinstance(made, Subscription):
@@ -216,14 +215,6 @@ class Items:
     def _poll_instead(self) -> None:
         self._subscribes = False
         self.monitoring.note("the server has no subscriptions: every tag is polled")
-
-    async def _drop_last(self, at: int) -> None:
-        if at == len(self._counts) - 1 and at > 0:
-            subscription = self.monitoring.subscriptions[at]
-            self.monitoring.subscriptions = self.monitoring.subscriptions[:at]
-            self._counts.pop()
-            self._full.discard(at)
-            await delete_subscription(self._channel, subscription)
 
     async def _fill(self, at: int, places: Places, way: Way) -> None:
         """Create items in one subscription, several requests in flight."""

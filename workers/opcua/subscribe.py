@@ -6,7 +6,6 @@ Owns the request. Which subscriptions there are, and what is monitored in them, 
 from __future__ import annotations
 
 import math
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -75,12 +74,6 @@ async def try_subscription(
             lifetime_s=interval_s * max(3, int(revised.RevisedLifetimeCount)),
             wanted_interval_ms=wanted_ms,
         )
-
-
-async def delete_subscription(channel: Channel, subscription: Subscription) -> None:
-    """Delete a subscription that nobody needs; a server that refuses keeps it until the session ends."""
-    with channel.translated("subscription not deleted"), suppress(UaStatusCodeError):
-        await channel.session.delete_subscriptions([subscription.subscription_id])
 
 
 def _no_callback(_result: object) -> None:
