@@ -21,7 +21,8 @@ The seams, each held by a test in tests/workers/opcua/test_seam.py that fails wh
     numbers that are due, are framed here; whatever else comes is asyncua's to judge. Seams 5 and 6 together make a
     message cost a third of what `send_request()` costs.
  7. `SecureConnection._receive()` returns a `ua.Message` of its chunks, whose body() is what asyncua decodes: ours is a
-    `Buffer` that keeps the bounds. `UASocketProtocol._call_callback()` hands an answer to the request that waits.
+    `Buffer` that keeps the bounds. `UASocketProtocol._call_callback()` hands an answer to the request that waits;
+    `_process_received_message()` sees it before, with the kind of its chunks.
 
 A fresh client per connection: nothing of asyncua is used again after a failure, its reconnect and its watchdog never
 start. Its create_session() and activate_session() are not used either (see handshake.py), so its
@@ -211,8 +212,6 @@ class RawProtocol(UASocketProtocol):
         future = self._callbackmap.pop(request_id, None)
         if future is None:
             raise UaError(f"an answer to request {request_id}, which was never sent")
-        if self._open_secure_channel_exchange is not None and isinstance(body, Buffer):
-            self._check_opened(body)
         raw = request_id in self._raw
         self._raw.discard(request_id)
         if future.done():
@@ -224,13 +223,20 @@ class RawProtocol(UASocketProtocol):
         else:
             future.set_result(body)
 
-    def _check_opened(self, body: Buffer) -> None:
-        """End the connection with the reason when the answer is a fault; asyncua would only fail to read it."""
-        try:
-            self.check_answer(body, "")
-        except UaStatusCodeError as exc:
-            self.fail(ConnectionRefused(f"the server refused the secure channel: {status_name(exc.code)}"))
-            raise
+    def _process_received_message(self, msg: Any) -> None:
+        """End the connection with the reason when a channel is refused; asyncua would only fail to read it."""
+        if (
+            isinstance(msg, ua.Message)
+            and msg._chunks[0].MessageHeader.MessageType == ua.MessageType.SecureOpen
+        ):
+            try:
+                self.check_answer(msg.body(), "")  # type: ignore[no-untyped-call]
+            except UaStatusCodeError as exc:
+                self.fail(
+                    ConnectionRefused(f"the server refused the secure channel: {status_name(exc.code)}")
+                )
+                raise
+        super()._process_received_message(msg)
 
     def expect_messages_of(self, own_limits: TransportLimits) -> None:
         """Let the messages be larger from now on."""

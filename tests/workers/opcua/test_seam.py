@@ -271,6 +271,16 @@ async def test_a_lost_connection_ends_every_request() -> None:
             await answer
 
 
+async def test_a_fault_that_comes_while_the_channel_is_renewed_is_its_requests_alone() -> None:
+    raw, wire = protocol()
+    raw._open_secure_channel_exchange = ua.OpenSecureChannelParameters()
+    raw._callbackmap[1] = waiting = asyncio.get_running_loop().create_future()
+    fault = struct_to_binary(ua.ServiceFault())
+    raw.data_received(chunk(fault))
+    assert bytes(body_of(await waiting)) == fault
+    assert not wire.closed
+
+
 async def test_the_server_cannot_raise_our_limits() -> None:
     raw, _ = protocol()
     body = struct.pack("<IIIII", 0, 0xFFFF_FFFF, 0xFFFF_FFFF, 0, 0)
