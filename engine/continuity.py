@@ -11,6 +11,8 @@ Rules:
 - After `interrupted`, the first row of a tag decides. If it is the newest reading once more (same source time, same
   status, same value; of a text the same time), nothing happened in between: it is dropped as repeated. If it is later,
   the interval between the two is a gap, until a history has filled it.
+- A row without a value and with a Bad status decides nothing: it is how many servers say "not yet". It is kept, and the
+  question stays open.
 - A row that a poll brought and that repeats the one before is dropped in the same way. A value without a source time
   has the time of the server or of its arrival, so that it never repeats another.
 - The overflow bit (OPC 10000-4, 7.39.1: InfoType DataValue, and Overflow) means that values before this one were
@@ -45,6 +47,7 @@ _OVERFLOW_MASK = np.uint32(0x0C80)
 _OVERFLOW = np.uint32(0x0480)
 # The low half of a StatusCode are info bits; a value told again need not carry those that it had.
 _CODE = np.uint32(0xFFFF_0000)
+_BAD = np.uint32(0x8000_0000)
 _NOBODY = 0
 
 
@@ -219,6 +222,7 @@ class Continuity:
             opened = np.zeros(len(slot), np.bool_)
             if self._waiting:
                 self._judge_first(slot, part, judged.keep[begin:end], opened, judged)
+                rows = np.flatnonzero(self._cause[slot] == 0)
             if self._polls:
                 self._judge_polled(slot, part, judged.keep[begin:end])
             self._judge_overflows(slot, part, opened, judged)
@@ -239,6 +243,9 @@ class Continuity:
     ) -> None:
         """Judge the first row of each slot that was interrupted."""
         candidates = np.flatnonzero(self._cause[slot])
+        nothing = (batch.kind[candidates] == Kind.NULL) & (batch.status[candidates] >= _BAD)
+        again = batch.ts_us[candidates] == self._newest_us[slot[candidates]]
+        candidates = candidates[again | ~nothing]
         if len(candidates) == 0:
             return
         interrupted, place = np.unique(slot[candidates], return_index=True)

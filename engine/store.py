@@ -58,17 +58,21 @@ _FORGET_GAPS = f"""
 delete from reading_gaps g using ({_GAP_COLUMNS}) as gap
 where (g.tag_id, g."from", g."to", g.cause) = (gap.tag_id, gap."from", gap."to", gap.cause)
 """
-# Through the index (tag_id, ts desc), one entry a tag.
+# Through the index (tag_id, ts desc), so many entries a tag as are asked for.
 _NEWEST = """
 select wanted.place, extract(epoch from date_trunc('second', r.ts))::bigint * 1000000
-    + extract(microseconds from r.ts)::bigint %% 1000000, r.status, r.value, r.text_value is not null
-from unnest(%s::integer[]) with ordinality as wanted (id, place) cross join lateral (
-    select ts, status, value, text_value from readings
-    where tag_id = wanted.id and ts > '-infinity' and ts < 'infinity' order by ts desc limit 1
+    + extract(microseconds from r.ts)::bigint %% 1000000, r.status, r.value, r.text
+from unnest(%s::integer[], %s::integer[]) as wanted (id, place) cross join lateral (
+    select ts, status, value, text_value is not null as text from readings
+    where tag_id = wanted.id and ts > '-infinity' and ts < 'infinity' order by ts desc limit %s
 ) r
+order by wanted.place, r.ts
 """
+# Before a server has a value it often says so, with a Bad status and no value. The newest value is then one of these.
+_NEWEST_ENTRIES = 5
 # So many tags a query, that one takes less than a second and no answer is large.
 _NEWEST_TAGS = 5_000
+_BAD = np.uint32(0x8000_0000)
 
 
 class StorageMode(StrEnum):
@@ -166,15 +170,25 @@ class Store:
 
     async def _newest(self, part: Batch) -> None:
         """Fill the columns of `part`, which are views of the caller's."""
+        await self._fill_newest(part, np.arange(len(part)), 1)
+        nothing = np.flatnonzero((part.kind == Kind.NULL) & (part.status >= _BAD))
+        if len(nothing):
+            await self._fill_newest(part, nothing, _NEWEST_ENTRIES)
+
+    async def _fill_newest(self, part: Batch, places: NDArray[np.intp], entries: int) -> None:
         connection = await self._connected()
         with translated("cannot read the newest readings"):
-            cursor = await connection.execute(_NEWEST, [part.tag_id.tolist()])
-            async for place, ts_us, status, value, text in cursor:
-                row = place - 1
+            cursor = await connection.execute(
+                _NEWEST, [part.tag_id[places].tolist(), places.tolist(), entries]
+            )
+            async for row, ts_us, status, value, text in cursor:
+                kind = (Kind.NUMBER if value is not None else 0) | (Kind.TEXT if text else 0)
+                if entries > 1 and not kind and status < 0:
+                    continue  # not the one that is looked for
                 part.ts_us[row] = ts_us
                 part.status[row] = status & 0xFFFF_FFFF
                 part.value[row] = 0.0 if value is None else value
-                part.kind[row] = (Kind.NUMBER if value is not None else 0) | (Kind.TEXT if text else 0)
+                part.kind[row] = kind
 
     async def _write(self, batch: Batch, gaps: GapChanges | None) -> None:
         connection = await self._connected()

@@ -42,6 +42,17 @@ class Line:
         )
         assert self.ring.append(raw)
 
+    def put_bad(self, *readings: tuple[int, int]) -> None:
+        slot, ts_us = zip(*readings, strict=True)
+        raw = RawBatch(
+            ts_us=np.array(ts_us, np.int64),
+            slot=np.array(slot, np.uint32),
+            status=np.full(len(readings), 0x8032_0000, np.uint32),
+            value=np.zeros(len(readings)),
+            kind=np.full(len(readings), Kind.NULL, np.uint8),
+        )
+        assert self.ring.append(raw)
+
     def take(self, most: int = 1_000) -> Taken:
         raw = self.ring.drain(most)
         return self.continuity.take(raw.slot, self.tags.scale(raw))
@@ -138,6 +149,29 @@ def test_a_text_repeats_itself_by_its_time() -> None:
     taken = line.take()
     assert taken.repeated == 1
     assert taken.batch.texts == {0: "open", 1: "shut"}
+
+
+def test_a_server_that_says_not_yet_first_leaves_the_question_open() -> None:
+    line = Line()
+    line.put((0, 10, 1.0), (1, 10, 1.0))
+    line.continuity.interrupted(line.all, Cause.OUTAGE)
+    line.put_bad((0, 50), (1, 50))
+    assert len(line.take().batch) == 4
+    line.put_bad((1, 60))
+    line.put((0, 10, 1.0), (1, 70, 2.0), (1, 80, 3.0))
+    taken = line.take()
+    assert rows(taken.batch)[1:] == [(1, 70, 2.0), (1, 80, 3.0)]
+    assert taken.repeated == 1
+    assert listed(taken.changes.recorded) == [(1, 10, 70, Cause.OUTAGE)]
+    assert list(line.continuity.snapshot(line.all[:2])) == [10, 80]
+
+
+def test_a_tag_that_is_bad_once_more_is_not_stored_again() -> None:
+    line = Line()
+    line.put_bad((0, 10))
+    line.continuity.interrupted(line.all, Cause.RESTART)
+    line.put_bad((0, 10))
+    assert line.take().repeated == 1
 
 
 def test_a_clock_that_went_back_makes_no_gap() -> None:

@@ -122,6 +122,14 @@ async def test_the_newest_reading_of_each_tag_is_found(store: Store) -> None:
     assert list(newest.status) == [0x8000_0480, 0x8000_0480, 0x8000_0480, 0, 0x8000_0480]
 
 
+async def test_a_server_that_said_not_yet_last_does_not_hide_the_value_before(store: Store) -> None:
+    await store.write(
+        batch_of((7, BASE_US, 1.5, None), (7, BASE_US + 5, None, None), (7, BASE_US + 6, None, None))
+    )
+    newest = await store.newest(np.array([7], np.int32))
+    assert (int(newest.ts_us[0]), newest.value[0], newest.kind[0]) == (BASE_US, 1.5, Kind.NUMBER)
+
+
 async def test_more_tags_than_one_query_asks_for_are_found(store: Store) -> None:
     await store.write(batch_of((1, BASE_US, 1.0, None), (12_000, BASE_US + 1, 2.0, None)))
     newest = await store.newest(np.arange(1, 12_001, dtype=np.int32))
