@@ -41,8 +41,9 @@ static UA_NodeId add_data_type(UA_Server *server, UA_UInt32 id, UA_UInt32 parent
     UA_DataTypeAttributes attributes = UA_DataTypeAttributes_default;
     attributes.displayName = UA_LOCALIZEDTEXT("", name);
     UA_NodeId node = UA_NODEID_NUMERIC(1, id);
-    check(UA_Server_addDataTypeNode(server, node, UA_NODEID_NUMERIC(0, parent), UA_NODEID_NUMERIC(0, UA_NS0ID_HASSUBTYPE),
-                                    UA_QUALIFIEDNAME(1, name), attributes, NULL, NULL), name);
+    check(UA_Server_addDataTypeNode(server, node, UA_NODEID_NUMERIC(0, parent),
+                                    UA_NODEID_NUMERIC(0, UA_NS0ID_HASSUBTYPE), UA_QUALIFIEDNAME(1, name),
+                                    attributes, NULL, NULL), name);
     return node;
 }
 
@@ -106,7 +107,8 @@ static void add_structure(UA_Server *server, UA_NodeId folder) {
     attributes.displayName = UA_LOCALIZEDTEXT("", "Default Binary");
     check(UA_Server_addObjectNode(server, point_type->binaryEncodingId, UA_NODEID_NULL, UA_NODEID_NULL,
                                   UA_QUALIFIEDNAME(0, "Default Binary"),
-                                  UA_NODEID_NUMERIC(0, UA_NS0ID_DATATYPEENCODINGTYPE), attributes, NULL, NULL), "encoding");
+                                  UA_NODEID_NUMERIC(0, UA_NS0ID_DATATYPEENCODINGTYPE),
+                                  attributes, NULL, NULL), "encoding");
     UA_ExpandedNodeId encoding = {.nodeId = point_type->binaryEncodingId};
     check(UA_Server_addReference(server, type, UA_NODEID_NUMERIC(0, UA_NS0ID_HASENCODING), encoding, true), "encoding");
     Point point = {1.5, -2.5, UA_STRING("valve")};
@@ -154,8 +156,10 @@ static void add_moving(UA_Server *server, UA_NodeId folder, const Options *optio
     attributes.valueRank = UA_VALUERANK_SCALAR;
     UA_Variant_setScalar(&attributes.value, &zero, &UA_TYPES[UA_TYPES_DOUBLE]);
     check(UA_Server_addVariableNode(server, UA_NODEID_STRING(moving_namespace, "moved"), folder,
-                                    UA_NODEID_NUMERIC(0, UA_NS0ID_ORGANIZES), UA_QUALIFIEDNAME(moving_namespace, "moved"),
-                                    UA_NODEID_NUMERIC(0, UA_NS0ID_BASEDATAVARIABLETYPE), attributes, NULL, NULL), "moved");
+                                    UA_NODEID_NUMERIC(0, UA_NS0ID_ORGANIZES),
+                                    UA_QUALIFIEDNAME(moving_namespace, "moved"),
+                                    UA_NODEID_NUMERIC(0, UA_NS0ID_BASEDATAVARIABLETYPE),
+                                    attributes, NULL, NULL), "moved");
 }
 
 static UA_StatusCode read_service_level(UA_Server *server, const UA_NodeId *session, void *session_context,

@@ -10,7 +10,9 @@ import pytest
 from tests.servers.identities import Identity, make_identity
 from tests.servers.opcua_fixtures import PASSWORD, USER
 from tests.servers.opcua_server import Maker, OpcuaServer
-from tests.workers.opcua.cell import MODES, Cell, security
+from tests.servers.running_server import running_server
+from tests.servers.server_options import ServerOptions
+from tests.workers.opcua.cell import MODES, SETTINGS, Cell, security
 from tests.workers.opcua.tenant import Tenant, until
 from workers.opcua.pki import Pki
 
@@ -135,6 +137,31 @@ async def test_a_strangers_certificate_is_refused(
         assert expected.refuses_a_certificate in tenant.sink.error
     else:
         await cell.until(lambda cell: cell.has(1))
+
+
+@pytest.mark.parametrize("maker", ["open62541", "node-opcua"])
+async def test_a_server_that_does_not_trust_us_is_told_what_it_has_to_trust(
+    tenant: Tenant, trusting: Pki, server_identity: Identity, stranger: Identity, maker: Maker
+) -> None:
+    options = ServerOptions(identity=server_identity, trusted_client=stranger)
+    with running_server(maker, options) as server:
+        Cell.connect(tenant, server, TAG, pki=trusting, **security("SignAndEncrypt"))
+        await until(lambda: bool(tenant.sink.reports))
+        assert not tenant.sink.connected
+        assert str(trusting.certificate_file) in tenant.sink.error
+
+
+@pytest.mark.parametrize("maker", ["open62541", "node-opcua"])
+async def test_a_server_that_trusts_us_alone_lets_us_in(
+    tenant: Tenant, trusting: Pki, server_identity: Identity, maker: Maker
+) -> None:
+    uri = SETTINGS.application_uri
+    trusting.own_identity(uri)
+    ours = Identity(trusting.certificate_file, trusting.key_file, uri)
+    options = ServerOptions(identity=server_identity, trusted_client=ours, only_secure=True)
+    with running_server(maker, options) as server:
+        cell = Cell.connect(tenant, server, TAG, pki=trusting, **security("Sign"))
+        await cell.until(lambda cell: cell.has(3))
 
 
 def _user(identity: Identity) -> dict[str, Any]:
