@@ -33,6 +33,7 @@ from engine.gaps import Cause
 from engine.metrics import Counter, DropReason
 from engine.outcomes import Outcome
 from workers.opcua.flow import REPUBLISH, Flow, peek, republish_body, republished_number
+from workers.opcua.resolve import SESSION_ENDED
 from workers.opcua.seam import body_of, status_name
 
 if TYPE_CHECKING:
@@ -333,7 +334,11 @@ class Pump:
             for flow in list(self._flows.values()):
                 self._end(flow, "the server has no subscription of ours: BadNoSubscription")
             return
-        raise ConnectionRefused(f"the server refused to publish: {status_name(service_result)}")
+        refused = ConnectionRefused(f"the server refused to publish: {status_name(service_result)}")
+        if service_result in SESSION_ENDED:
+            # The subscriptions may have outlived their session: as after a lost connection, another may take them over.
+            self._channel.abort(refused)
+        raise refused
 
     def _end(self, flow: Flow, reason: str) -> None:
         if not flow.ended:

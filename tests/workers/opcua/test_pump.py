@@ -230,6 +230,15 @@ async def test_a_fault_that_nobody_knows_ends_the_connection_by_name(running: Ru
     assert "StatusCode 0x80FF0000" in str(await running.ended())
 
 
+async def test_the_end_of_the_session_ends_the_channel_so_that_its_subscriptions_are_taken_over(
+    running: Running,
+) -> None:
+    running.script.answer(fault(0x8025_0000))
+    assert "BadSessionIdInvalid" in str(await running.ended())
+    assert running.script.lost
+    assert running.lost == []
+
+
 async def test_a_server_that_lets_every_request_time_out_is_given_up(running: Running) -> None:
     async def answer() -> None:
         while not running.task.done():
