@@ -1,8 +1,7 @@
 """What is on a server: every node below a start node, once each, along hierarchical references.
 
 Owns the walk and its limits: breadth first, so that a limit leaves out what lies deepest. What is left out is counted
-with its reason and is no error; a server that answers without end is one. For variables it also owns what is read of
-them: data type, rank, access, unit, range and, if wanted, the value.
+with its reason and is no error; a server that answers without end is one. What is read of variables is in variables.py.
 
 Memory: a node that waits to be looked into is kept until it was, and each node's id for as long as the walk; both are
 bounded by `WalkLimits.nodes` and `_TEXT_MOST_CHARACTERS`.
@@ -10,23 +9,18 @@ bounded by `WalkLimits.nodes` and `_TEXT_MOST_CHARACTERS`.
 
 from __future__ import annotations
 
-import struct
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from asyncua import ua
 from asyncua.ua.attribute_ids import AttributeIds
-from asyncua.ua.object_ids import ObjectIdNames
-from asyncua.ua.ua_binary import variant_to_binary
-from asyncua.ua.uaerrors import UaError
 
 from engine.catalog.node_ids import PathPart
 from engine.errors import ConnectionRefused, InvalidInput
-from engine.variants import text_of
 from workers.opcua.address_space import (
     HAS_PROPERTY,
     HIERARCHICAL,
@@ -38,6 +32,7 @@ from workers.opcua.address_space import (
     value_of,
 )
 from workers.opcua.seam import status_name
+from workers.opcua.variables import VariableFacts, read_variables, type_name
 
 if TYPE_CHECKING:
     from workers.opcua.channel import Channel
@@ -45,7 +40,7 @@ if TYPE_CHECKING:
 # OPC 10000-3, 8.3 and 8.2.4: no browse name and no node id is longer.
 _NAME_MOST_CHARACTERS = 512
 _NODE_ID_MOST_CHARACTERS = 4_096
-# No limit in the standard; what a person can still read.
+# Of display names; no limit in the standard, but what a person can still read.
 _SHOWN_MOST_CHARACTERS = 200
 _PATH_MOST_CHARACTERS = 4_096
 # Of all paths and string node ids that are kept: 100 000 nodes have some 10 million.
@@ -55,16 +50,6 @@ _NODES_AT_ONCE = 100
 # A node can be reached along several ways; this many times more references than nodes are no address space.
 _REFERENCES_A_NODE = 20
 _REFERENCES_SPARE = 10_000
-
-_UNIT, _RANGE = "EngineeringUnits", "EURange"
-# Discrete items say here what their numbers mean (OPC 10000-8, 5.3.3): they are enumerations to us.
-_NAMES_OF_NUMBERS = frozenset({"EnumStrings", "EnumValues", "TrueState"})
-_FACTS = (
-    AttributeIds.DataType,
-    AttributeIds.ValueRank,
-    AttributeIds.ArrayDimensions,
-    AttributeIds.AccessLevel,
-)
 
 
 class LeftOut(StrEnum):
@@ -88,24 +73,6 @@ class WalkLimits:
     """Levels below the start node."""
     nodes: int = 100_000
     references_per_node: int = 100_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VariableFacts:
-    """What the server says about a variable; None where it says nothing."""
-
-    data_type: str | None
-    """Our word: DOUBLE, ENUM, STRUCT, ...; None for a variable that may hold anything."""
-    data_type_id: str
-    value_rank: int | None
-    """-1: one value; 1 and up: an array of that many dimensions; others: either (OPC 10000-3, 5.6.2)."""
-    array_dimensions: tuple[int, ...] = ()
-    readable: bool | None = None
-    unit: str | None = None
-    range: tuple[float, float] | None = None
-    value: str | None = None
-    """As text; only where values were asked for."""
-    status: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,8 +140,16 @@ class Walk:
         while queue:
             batch = [queue.popleft() for _ in range(min(_NODES_AT_ONCE, len(queue)))]
             properties = await self._look_into(batch, queue)
-            for node in await self._with_facts(batch, properties):
-                yield node
+            places = [place for place, one in enumerate(batch) if one.node.node_class == "Variable"]
+            facts = await read_variables(
+                self._space,
+                [batch[place].id for place in places],
+                [properties.get(place, {}) for place in places],
+                values=self._values,
+            )
+            known = dict(zip(places, facts, strict=True))
+            for place, one in enumerate(batch):
+                yield replace(one.node, variable=known.get(place))
 
     async def _first(self, start: ua.NodeId) -> _Waiting:
         above = [] if start == ROOT else list(reversed(await self._space.ancestors(start)))
@@ -305,77 +280,11 @@ class Walk:
             browse_name=browse_name,
             display_name=str(text or browse_name)[:_SHOWN_MOST_CHARACTERS],
             node_class=_class_name(node_class),
-            type_definition=None if kind is None or kind.is_null() else _type_name(self._space, kind),
+            type_definition=None if kind is None or kind.is_null() else type_name(self._space, kind),
             parent=None if above is None else above.node_id,
             depth=0 if above is None else above.depth + 1,
             is_property=is_property,
         )
-
-    async def _with_facts(
-        self, batch: list[_Waiting], properties: Mapping[int, Mapping[str, ua.NodeId]]
-    ) -> list[BrowsedNode]:
-        """Return the batch's nodes, the variables with what the server says about them."""
-        places = [place for place, one in enumerate(batch) if one.node.node_class == "Variable"]
-        attributes = (*_FACTS, AttributeIds.Value) if self._values else _FACTS
-        wanted = [(batch[place].id, attribute) for place in places for attribute in attributes]
-        extra = [
-            (place, name, properties[place][name])
-            for place in places
-            for name in (_UNIT, _RANGE)
-            if name in properties.get(place, {})
-        ]
-        read = await self._space.read(wanted + [(node_id, AttributeIds.Value) for *_, node_id in extra])
-        more = {
-            (place, name): value_of(one)
-            for (place, name, _), one in zip(extra, read[len(wanted) :], strict=True)
-        }
-        types = {}
-        for start in range(0, len(wanted), len(attributes)):
-            data_type = value_of(read[start])
-            types[start] = data_type if isinstance(data_type, ua.NodeId) else ua.NodeId()
-        ours = await self._space.our_types(types.values())
-        nodes = [one.node for one in batch]
-        for number, place in enumerate(places):
-            start = number * len(attributes)
-            data_type = types[start]
-            is_named = not _NAMES_OF_NUMBERS.isdisjoint(properties.get(place, {}))
-            facts = VariableFacts(
-                data_type="ENUM" if is_named else ours[data_type],
-                data_type_id=_type_name(self._space, data_type),
-                unit=_unit(more.get((place, _UNIT))),
-                range=_range(more.get((place, _RANGE))),
-                **_facts(read[start + 1 : start + len(attributes)]),
-            )
-            nodes[place] = replace(nodes[place], variable=facts)
-        return nodes
-
-
-def _facts(read: list[ua.DataValue | None]) -> dict[str, Any]:
-    rank, dimensions, access = (value_of(one) for one in read[:3])
-    facts: dict[str, Any] = {
-        "value_rank": rank if isinstance(rank, int) else None,
-        "array_dimensions": tuple(dimensions[:16]) if isinstance(dimensions, list) else (),
-        # Bit 0 of AccessLevel: CurrentRead (OPC 10000-3, 8.57).
-        "readable": bool(access & 1) if isinstance(access, int) else None,
-    }
-    if len(read) > 3:
-        value = read[3]
-        status = None if value is None or value.StatusCode is None else value.StatusCode.value
-        facts["status"] = "unreadable" if value is None else "Good" if not status else status_name(status)
-        facts["value"] = _shown(value.Value) if value is not None and value.Value is not None else None
-    return facts
-
-
-def _shown(value: ua.Variant) -> str | None:
-    """Return a value as the engine would store its text, cut to what a person can read."""
-    try:
-        text = text_of(variant_to_binary(value))
-    except (UaError, ValueError, TypeError, AttributeError, struct.error):
-        # asyncua cannot write everything that it can read.
-        text = str(value.Value)
-    if text is None or len(text) <= _SHOWN_MOST_CHARACTERS:
-        return text
-    return f"{text[: _SHOWN_MOST_CHARACTERS - 1]}…"
 
 
 def _check_lengths(node_id: ua.NodeId, name: ua.QualifiedName) -> None:
@@ -403,27 +312,3 @@ def _class_name(node_class: object) -> str:
         return ua.NodeClass(node_class).name if isinstance(node_class, int) else "Unspecified"
     except ValueError:
         return str(node_class)
-
-
-def _type_name(space: AddressSpace, node_id: ua.NodeId) -> str:
-    """Return a standard type's name, or the node id of a type that the server brings along."""
-    number = node_id.Identifier
-    if node_id.NamespaceIndex == 0 and isinstance(number, int):
-        name: str | None = ObjectIdNames.get(number)
-        if name is not None:
-            return name
-    return str(space.address(node_id, by_uri=False))
-
-
-def _unit(value: object) -> str | None:
-    """Return the unit as people write it: the display name, as OPC 10000-8, 5.6.3 means it; else the description."""
-    if not isinstance(value, ua.EUInformation):
-        return None
-    for text in (value.DisplayName, value.Description):
-        if isinstance(text, ua.LocalizedText) and text.Text and text.Text.strip():
-            return str(text.Text).strip()[:_SHOWN_MOST_CHARACTERS]
-    return None
-
-
-def _range(value: object) -> tuple[float, float] | None:
-    return (float(value.Low), float(value.High)) if isinstance(value, ua.Range) else None
