@@ -133,7 +133,7 @@ class Items:
         in_use = monitoring.subscription[monitoring.subscription != NO_SUBSCRIPTION]
         self._counts = np.bincount(in_use, minlength=len(monitoring.subscriptions)).tolist()
         self._full: set[int] = set()
-        self._server_is_full = False
+        self._no_more = False
         self._subscribes = True
         self._lonely_failures = 0
         self._succeeded = bool(len(in_use))
@@ -184,17 +184,35 @@ class Items:
             if turned_away:
                 self._full.add(at)
                 # Where even an empty one takes nothing, the server is full. It is kept, for when there is room.
-                self._server_is_full = self._server_is_full or self._counts[at] == 0
+                self._no_more = self._no_more or self._counts[at] == 0
 
     async def _with_room(self, way: Way) -> int | None:
         """Return the number of a subscription for one more item, None when there is none and none can be had."""
+        subscriptions = self.monitoring.subscriptions
         limit = self._limits.items_per_subscription
-        for at, subscription in enumerate(self.monitoring.subscriptions):
-            fits = subscription.wanted_interval_ms == way.interval_ms and at not in self._full
-            if fits and (limit is None or self._counts[at] < limit):
+        roomy = [
+            at
+            for at in range(len(subscriptions))
+            if at not in self._full and (limit is None or self._counts[at] < limit)
+        ]
+        for at in roomy:
+            if subscriptions[at].wanted_interval_ms == way.interval_ms:
                 return at
-        most = smaller(_SUBSCRIPTIONS_MOST, self._limits.subscriptions_per_session)
-        if self._server_is_full or len(self._counts) >= most:
+        if (made := await self._one_more(way)) is not None or not self._subscribes:
+            return made
+        if roomy:
+            self.monitoring.note(
+                "the server makes no more subscriptions: tags share those with other intervals"
+            )
+        return min(
+            roomy, key=lambda at: abs(subscriptions[at].wanted_interval_ms - way.interval_ms), default=None
+        )
+
+    async def _one_more(self, way: Way) -> int | None:
+        """Make another subscription, and return its number; None when the server or our own bound is against it."""
+        if len(self._counts) >= smaller(_SUBSCRIPTIONS_MOST, self._limits.subscriptions_per_session):
+            self._no_more = True
+        if self._no_more:
             return None
         made = await try_subscription(self._channel, self._settings, self._most_rows, way.interval_ms)
         if isinstance(made, Subscription):
@@ -206,10 +224,7 @@ class Items:
         elif made in SESSION_ENDED or not self._counts:
             # Without any there is nothing to go on with; the next session may find room for one.
             raise ConnectionRefused(f"no subscription: {status_name(made)}")
-        else:
-            log.warning(
-                "the server makes no more subscriptions", status=status_name(made), has=len(self._counts)
-            )
+        self._no_more = True
         return None
 
     def _poll_instead(self) -> None:

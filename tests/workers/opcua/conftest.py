@@ -38,13 +38,21 @@ async def plant(one_plant: Plant) -> Plant:
     return one_plant
 
 
-@pytest.fixture
-async def growing() -> AsyncIterator[GrowingPlant]:
-    """A server of its own that can be given nodes, and told to refuse a service."""
+@pytest.fixture(scope="session")
+def one_growing() -> Iterator[GrowingPlant]:
+    """The server of `growing`; making its address space takes seconds."""
     plant = GrowingPlant()
-    await plant.start()
     yield plant
-    await asyncio.to_thread(plant.close)
+    plant.close()
+
+
+@pytest.fixture
+async def growing(one_growing: GrowingPlant) -> GrowingPlant:
+    """A server that can be given nodes (they stay), and told to refuse a service (until the next test)."""
+    await one_growing.start()
+    await one_growing.forget()
+    one_growing.refuse_nothing()
+    return one_growing
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from typing import Any
 
 from asyncua import ua
 from asyncua.common.utils import ServiceError
@@ -19,12 +20,29 @@ class GrowingPlant(Plant):
 
     def refuse(self, service: str, status: int) -> None:
         """Answer each request of a subscription service with this status from now on."""
+        self.refuse_after(service, 0, status)
+
+    def refuse_after(self, service: str, requests: int, status: int) -> None:
+        """Do as `refuse`, but answer so many requests as usual before."""
         assert self._server is not None
+        usual = getattr(self._server.iserver.subscription_service, service)
+        left = requests
 
-        async def refused(*_: object, **__: object) -> None:
-            raise ServiceError(status)
+        async def answer(*some: Any, **more: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise ServiceError(status)
+            return await usual(*some, **more)
 
-        setattr(self._server.iserver.subscription_service, service, refused)
+        setattr(self._server.iserver.subscription_service, service, answer)
+
+    def refuse_nothing(self) -> None:
+        """Answer every request as usual again."""
+        assert self._server is not None
+        # What was set on the object hides what its class does.
+        vars(self._server.iserver.subscription_service).pop("create_subscription", None)
+        vars(self._server.iserver.subscription_service).pop("create_monitored_items", None)
 
     async def _add(self, name: str) -> None:
         assert self._server is not None

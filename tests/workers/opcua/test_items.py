@@ -272,6 +272,27 @@ async def test_tags_with_their_own_interval_have_their_own_subscription(server: 
     assert [one.publishing_interval_s for one in monitoring.subscriptions] == [0.1, 0.2]
 
 
+async def test_where_a_server_makes_one_subscription_tags_with_another_interval_share_it(
+    growing: GrowingPlant,
+) -> None:
+    this = uuid4()
+    settings = (ItemSettings(), ItemSettings(publishing_interval_ms=5_000))
+    tags = TagSet.of(
+        Tag(place + 1, this, this, this, "T", f"ns=1;s={name}", "DOUBLE", None, 1.0, 0.0, settings[place])
+        for place, name in enumerate(("pressure", "flow"))
+    )
+    async with session(growing.endpoint) as channel:
+        announced = await monitored(channel, tags, Limits(subscriptions_per_session=1))
+        growing.refuse_after("create_subscription", 1, StatusCodes.BadTooManySubscriptions)
+        refused = await monitored(channel, tags, Limits())
+    for monitoring in (announced, refused):
+        assert monitoring.missing() == {}
+        assert monitoring.subscription.tolist() == [0, 0]
+        assert monitoring.notes == (
+            "the server makes no more subscriptions: tags share those with other intervals",
+        )
+
+
 async def test_nodes_that_appear_later_are_monitored_without_a_new_session(growing: GrowingPlant) -> None:
     tags = tags_of("ns=1;s=pressure", "ns=1;s=late", "nsu=urn:late;s=x", "/Objects/late", "nonsense")
     async with session(growing.endpoint) as channel:

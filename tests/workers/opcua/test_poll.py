@@ -200,10 +200,10 @@ async def test_a_connection_that_polls_is_connected_and_says_what_it_reads(
 
 
 async def test_a_polled_tag_that_appears_is_reported_as_there(growing: GrowingPlant, tenant: Tenant) -> None:
-    nodes = ("ns=1;s=pressure", "ns=1;s=late")
+    nodes = ("ns=1;s=pressure", "ns=1;s=later")
     tenant.connect(connection(growing.endpoint, *nodes, settings=POLLED, poll_interval_seconds=1), SETTINGS)
     await until(lambda: tenant.sink.connected and tenant.sink.reports[-1].monitored == 1)
-    await growing.add("late")
+    await growing.add("later")
     await until(lambda: tenant.sink.reports[-1].monitored == 2)
     assert tenant.sink.error == ""
     assert tenant.counted(Counter.RECONNECTS) == 0
