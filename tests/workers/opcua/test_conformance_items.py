@@ -30,7 +30,7 @@ class Expected:
     """What one maker's server does that others do not."""
 
     percent_deadband: bool = True
-    # When a session is moved to another channel.
+    # When a session is moved to another channel. The engine takes it for a new reading, which it is not.
     sends_the_last_value_again: bool = False
 
 
