@@ -12,6 +12,7 @@ Otherwise it stays. A history that answers "nothing" says that nothing has chang
 Invariants:
 - Live data goes first: nothing is read while the ring is more than half full, and no more than half of the time.
 - Rows go into the ring once, also when a connection is lost between two pages: each gap remembers how far it came.
+- A history that is slow is asked for less at once, and in the end not at all; the connection stands.
 - What is pending is bounded; what does not fit is given up. A node that has no history is asked once in a connection.
 """
 
@@ -145,6 +146,8 @@ class Backfiller:
         """Read history in one session until it ends. Raises ConnectionRefused; what is pending stays pending."""
         self._nodes_most = smaller(self._nodes_most, limits.nodes_per_history_read)
         while True:
+            if self._without.all():
+                self.close()
             if not self._pending:
                 self._offered.clear()
                 await self._offered.wait()
@@ -184,9 +187,9 @@ class Backfiller:
         while len(reading.left):
             await self._let_live_data_pass()
             started_s = time.monotonic()
-            answer = await channel.call(
-                _HISTORY_READ, reading.request(self._values_of_node), doing="history not read"
-            )
+            answer = await self._ask(channel, reading)
+            if answer is None:
+                return
             try:
                 said = await self._decode(answer, reading)
             except MalformedMessage as exc:
@@ -202,6 +205,23 @@ class Backfiller:
             await asyncio.sleep(min(time.monotonic() - started_s, _PAUSE_MOST_S))
         if body := reading.release():
             await channel.call(_HISTORY_READ, body, doing="continuation points not released")
+
+    async def _ask(self, channel: Channel, reading: _Reading) -> bytes | memoryview | None:
+        """Send the next request; None when the server takes too long over it: live data must not suffer for that."""
+        try:
+            return await channel.call(
+                _HISTORY_READ, reading.request(self._values_of_node), doing="history not read"
+            )
+        except ConnectionRefused as exc:
+            if channel.lost or not isinstance(exc.__cause__, TimeoutError):
+                raise
+            nodes = len(reading.left)
+            log.warning("a history takes too long", nodes=nodes, error=str(exc))
+            self._nodes_most = max(1, nodes // 2)
+            if nodes == 1:
+                self._without[:] = True
+                self._finish(reading, reading.left)
+            return None
 
     @property
     def _budget(self) -> int:
