@@ -14,6 +14,7 @@ from asyncua import ua
 from asyncua.common.utils import Buffer
 from asyncua.ua.ua_binary import nodeid_from_binary
 
+from engine.errors import ConnectionRefused
 from engine.structures import StructureTypes
 from workers.opcua.address_space import AddressSpace
 from workers.opcua.definitions import Definitions
@@ -44,19 +45,29 @@ class NodeTypes:
 async def read_types(
     channel: Channel, tags: TagSet, addresses: Addresses, limits: Limits | None = None
 ) -> NodeTypes:
-    """Return the names that tags of data type ENUM and STRUCT need. Raises ConnectionRefused.
+    """Return the names that tags of data type ENUM and STRUCT need. Nothing is asked when there are no such tags.
 
-    Nothing is asked when there are no such tags.
+    Raises ConnectionRefused only when the connection has ended.
     """
     enumerations, structures = (_nodes(tags, addresses, data_type) for data_type in ("ENUM", "STRUCT"))
     if not enumerations and not structures:
         return NodeTypes()
     space = AddressSpace(channel)
-    await space.prepare(limits)
     problems = Problems(space)
-    enum_names = await EnumNames(space, problems).of_variables(enumerations)
-    text_of = (await Definitions(space, problems).of_variables(structures)).text_of if structures else None
-    return NodeTypes(enum_names, text_of or _STANDARD.text_of, problems.sentences())
+    enum_names: Mapping[int, Names] = {}
+    text_of = _STANDARD.text_of
+    try:
+        await space.prepare(limits)
+        if enumerations:
+            enum_names = await EnumNames(space, problems).of_variables(enumerations)
+        if structures:
+            text_of = (await Definitions(space, problems).of_variables(structures)).text_of
+    except ConnectionRefused as exc:
+        # A server without Browse still has values, and they are worth more than their names.
+        if channel.lost:
+            raise
+        return NodeTypes(enum_names, text_of, (*problems.sentences(), f"names of types not read: {exc}"))
+    return NodeTypes(enum_names, text_of, problems.sentences())
 
 
 def _nodes(tags: TagSet, addresses: Addresses, data_type: str) -> dict[int, ua.NodeId]:

@@ -11,12 +11,13 @@ from asyncua.server.uaprocessor import UaProcessor
 from asyncua.ua.object_ids import ObjectIds
 from asyncua.ua.status_codes import StatusCodes
 from asyncua.ua.ua_binary import struct_from_binary
-from asyncua.ua.uaerrors import BadTooManyOperations
+from asyncua.ua.uaerrors import BadServiceUnsupported, BadTooManyOperations
 
 from engine.errors import ConnectionRefused
 from tests.workers.opcua.plant import Plant
 from tests.workers.opcua.sessions import session
 from tests.workers.opcua.tenant import until
+from tests.workers.opcua.test_types import known, tags
 from workers.opcua.browse import BrowsedNode, LeftOut, Walk, WalkLimits
 
 Answer = Callable[[ua.BrowseDescription], ua.BrowseResult]
@@ -275,3 +276,18 @@ async def test_leaving_in_the_middle_of_the_pages_gives_them_back(strange: Stran
 async def _last(nodes: AsyncIterator[BrowsedNode]) -> None:
     async for _ in nodes:
         pass
+
+
+async def test_a_server_that_refuses_to_be_browsed_costs_only_the_names(strange: StrangePlant) -> None:
+    def refuse(_: ua.BrowseDescription) -> ua.BrowseResult:
+        raise BadServiceUnsupported
+
+    strange.answer = refuse
+    wanted = tags(flow="ENUM")
+    async with session(strange.endpoint) as channel:
+        found = await known(channel, wanted)
+    assert found.enum_names == {}
+    assert found.problems == (
+        "names of types not read: cannot browse: BadServiceUnsupported (The server does not support the requested"
+        " service.)",
+    )
