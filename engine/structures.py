@@ -30,6 +30,7 @@ from engine.variants import (
     UNKNOWN,
     Spending,
     VariantReader,
+    current_spending,
     storable,
     text_of_reader,
 )
@@ -130,7 +131,7 @@ class StructureTypes:
 
         The Variant has been checked by the compiled decoder; bodies of its ExtensionObjects need not hold.
         """
-        return text_of_reader(_Reader(variant, Spending(), self), variant)
+        return text_of_reader(_Reader(variant, current_spending(), self), variant)
 
     def with_encoding(self, encoding_id: str) -> StructureDefinition | None:
         """Return the structure that ExtensionObjects with this TypeId hold."""

@@ -11,8 +11,8 @@ counts, masks and nesting hold. What text a value gets:
     arrays, everything else       JSON in the manner of Part 6, 5.4.2; matrices as nested arrays
 
 A null string, array or text has no text (None). An ExtensionObject is not looked into: {"TypeId", "Encoding", "Body"};
-structures.py does that. A value of very many parts would take seconds and hundreds of megabytes to write as JSON; it
-becomes {"Variant": base64 of its encoding}: nothing is lost, and time and memory stay bounded.
+structures.py does that. Very many parts in one message would take seconds and hundreds of megabytes to write as JSON;
+the values with too many become {"Variant": base64 of its encoding}: nothing is lost, and time and memory stay bounded.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _DIMENSIONS_BIT = 0x40
 _TYPE_BITS = 0x3F
 _STRUCTURED = frozenset({22, 23, 25})
 _LAST_TICK = 2_650_467_743_999_999_999  # 9999-12-31T23:59:59.9999999Z, in 100 ns since 1601
-# A quarter of a second, and some tens of megabytes while it is made.
-MOST_PARTS = 131_072
+# In one message: below a second of one core, and some tens of megabytes while they are made.
+MOST_PARTS = 262_144
 # Numbers of an array are made in one step, so this many count as one part.
 NUMBERS_A_PART = 16
 # More are no matrix that anybody has, and each makes JSON one level deeper.
@@ -47,16 +47,16 @@ UNKNOWN = object()
 
 
 class TooManyParts(Exception):
-    """A value has more parts than may be written as JSON."""
+    """A message has more parts than may be written as JSON."""
 
 
 class Spending:
-    """How many more parts one value may have; shared by all readers of it."""
+    """How many more parts may be written as JSON; shared by all values of one message."""
 
     __slots__ = ("_left",)
 
-    def __init__(self, parts: int = MOST_PARTS) -> None:
-        self._left = parts
+    def __init__(self) -> None:
+        self._left = MOST_PARTS
 
     def take(self, parts: int) -> None:
         """Count parts that are about to be made. Raises TooManyParts."""
@@ -65,9 +65,30 @@ class Spending:
             raise TooManyParts
 
 
+class _Message:
+    """What the message that is being decoded may still spend; the compiled decoder begins and ends it."""
+
+    spending: Spending | None = None
+
+
+def begin_message() -> None:
+    """Let the values that follow share one bound, until `end_message`."""
+    _Message.spending = Spending()
+
+
+def end_message() -> None:
+    """Let each value have a bound of its own again."""
+    _Message.spending = None
+
+
+def current_spending() -> Spending:
+    """Return what the values of the message at hand share."""
+    return _Message.spending or Spending()
+
+
 def text_of(variant: bytes) -> str | None:
     """Return the text of one encoded Variant, None for a null; PostgreSQL accepts every character of it."""
-    return text_of_reader(VariantReader(variant, Spending()), variant)
+    return text_of_reader(VariantReader(variant, current_spending()), variant)
 
 
 def text_of_reader(reader: VariantReader, variant: bytes) -> str | None:
@@ -111,6 +132,8 @@ class VariantReader:
         if not encoding:
             return None
         built_in = encoding & _TYPE_BITS
+        if built_in in _STRUCTURED:
+            self._spending.take(1)
         self._level += 1
         values = self._array(built_in) if encoding & _ARRAY_BIT else READERS[built_in](self)
         self._level -= 1
@@ -196,14 +219,14 @@ class VariantReader:
 
     def _node_id(self, form: int) -> str:
         namespace = 0 if form == 0 else self._unpack("B") if form == 1 else self._unpack("H")
-        identifier = {
-            0: lambda: f"i={self._unpack('B')}",
-            1: lambda: f"i={self._unpack('H')}",
-            2: lambda: f"i={self._unpack('I')}",
-            3: lambda: f"s={self.string() or ''}",
-            4: lambda: f"g={self.guid()}",
-            5: lambda: f"b={self.byte_string() or ''}",
-        }[form]()
+        if form <= 2:
+            identifier = f"i={self._unpack('BHI'[form])}"
+        elif form == 3:
+            identifier = f"s={self.string() or ''}"
+        elif form == 4:
+            identifier = f"g={self.guid()}"
+        else:
+            identifier = f"b={self.byte_string() or ''}"
         return f"ns={namespace};{identifier}" if namespace else identifier
 
     def qualified_name(self) -> str:
@@ -243,28 +266,11 @@ class VariantReader:
 
     def _data_value(self) -> dict[str, Any]:
         mask = self._unpack("B")
-        parts: tuple[tuple[int, str, Callable[[], Any]], ...] = (
-            (0x01, "Value", self.variant),
-            (0x02, "Status", lambda: self._unpack("I")),
-            (0x04, "SourceTimestamp", self.date_time),
-            (0x10, "SourcePicoseconds", lambda: self._unpack("H")),
-            (0x08, "ServerTimestamp", self.date_time),
-            (0x20, "ServerPicoseconds", lambda: self._unpack("H")),
-        )
-        return {name: read() for bit, name, read in parts if mask & bit}
+        return {name: read(self) for bit, name, read in _DATA_VALUE if mask & bit} if mask else {}
 
     def diagnostic_info(self) -> dict[str, Any]:
         mask = self._unpack("B")
-        parts: tuple[tuple[int, str, Callable[[], Any]], ...] = (
-            (0x01, "SymbolicId", lambda: self._unpack("i")),
-            (0x02, "NamespaceUri", lambda: self._unpack("i")),
-            (0x08, "Locale", lambda: self._unpack("i")),
-            (0x04, "LocalizedText", lambda: self._unpack("i")),
-            (0x10, "AdditionalInfo", self.string),
-            (0x20, "InnerStatusCode", lambda: self._unpack("I")),
-            (0x40, "InnerDiagnosticInfo", self.diagnostic_info),
-        )
-        return {name: read() for bit, name, read in parts if mask & bit}
+        return {name: read(self) for bit, name, read in _DIAGNOSTIC_INFO if mask & bit} if mask else {}
 
 
 def _json_number(number: float) -> float | str:
@@ -280,6 +286,24 @@ def _number(layout: str) -> Callable[[VariantReader], Any]:
     return lambda reader: reader._unpack(layout)
 
 
+# Bit of the mask, name, how it is read, in the order of the wire (Part 6, 5.2.2.17 and 5.2.2.12).
+_DATA_VALUE: tuple[tuple[int, str, Callable[[VariantReader], Any]], ...] = (
+    (0x01, "Value", VariantReader.variant),
+    (0x02, "Status", _number("I")),
+    (0x04, "SourceTimestamp", VariantReader.date_time),
+    (0x10, "SourcePicoseconds", _number("H")),
+    (0x08, "ServerTimestamp", VariantReader.date_time),
+    (0x20, "ServerPicoseconds", _number("H")),
+)
+_DIAGNOSTIC_INFO: tuple[tuple[int, str, Callable[[VariantReader], Any]], ...] = (
+    (0x01, "SymbolicId", _number("i")),
+    (0x02, "NamespaceUri", _number("i")),
+    (0x08, "Locale", _number("i")),
+    (0x04, "LocalizedText", _number("i")),
+    (0x10, "AdditionalInfo", VariantReader.string),
+    (0x20, "InnerStatusCode", _number("I")),
+    (0x40, "InnerDiagnosticInfo", VariantReader.diagnostic_info),
+)
 # Types whose arrays are columns of numbers. DateTimes become text one by one.
 _LAYOUTS = {
     number: np.dtype("<" + layout)

@@ -8,6 +8,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memcpy, memset
 
+from engine.variants import begin_message, end_message
 from engine.variants import text_of as text_of_variant
 
 cdef enum:
@@ -84,7 +85,11 @@ cdef bint commit_draft(const Cursor* cursor, const Draft* draft, Ring ring, text
     if draft.rows > draft.free_rows:
         return False
     if draft.later_count:
-        texts = make_texts(cursor, draft, ring, text_of)
+        begin_message()
+        try:
+            texts = make_texts(cursor, draft, ring, text_of)
+        finally:
+            end_message()
         if not ring.texts_fit(texts):
             return False
     ring.commit(draft.rows, texts)

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import base64
 import struct
 import uuid
 
+import numpy as np
 import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine._fastpath import Ring, decode_publish
 from engine.variants import storable, text_of
-from tests.engine.reference_codec import Item, Variant, data_value, extension_object, string, variant
+from tests.engine.reference_codec import (
+    Item,
+    Message,
+    Variant,
+    data_change,
+    data_value,
+    encode,
+    extension_object,
+    string,
+    variant,
+)
 from tests.engine.strategies import variants
 
 GUID = uuid.UUID("12345678-9abc-def0-1234-56789abcdef0")
@@ -111,3 +124,32 @@ def test_a_storable_text_differs_only_where_it_must(text: str) -> None:
         a == b or (b == "\ufffd" and (a == "\0" or "\ud800" <= a <= "\udfff"))
         for a, b in zip(text, changed, strict=True)
     )
+
+
+MANY = Variant(22, [extension_object(b"\x00\x00", None, 0)] * 100_000)
+
+
+def test_values_of_too_many_parts_keep_their_bytes() -> None:
+    encoded = variant(Variant(24, [MANY, MANY, MANY]))
+    assert orjson.loads(text_of(encoded) or "") == {"Variant": base64.b64encode(encoded).decode()}
+    # A bound for each value, outside of a message.
+    for _ in range(3):
+        assert (text_of(variant(MANY)) or "").startswith('[{"TypeId":"i=0"')
+
+
+def test_the_values_of_one_message_share_the_bound_and_plain_texts_do_not_count() -> None:
+    encoded = encode(Message([data_change([Item(0, MANY)] * 3 + [Item(0, Variant(12, b"text"))])]))
+    for _ in range(2):
+        ring = Ring(10)
+        decode_publish(encoded, ring, np.zeros(1, np.uint32), 0)
+        texts = ring.drain(4).texts
+        assert [text[:12] for text in texts.values()] == [
+            '[{"TypeId":"',
+            '[{"TypeId":"',
+            '{"Variant":"',
+            "text",
+        ]
+
+
+def test_a_long_array_of_numbers_is_written_whole() -> None:
+    assert len(orjson.loads(text_of(variant(Variant(5, [7] * 300_000))) or "")) == 300_000
