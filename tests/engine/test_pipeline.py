@@ -12,6 +12,7 @@ import numpy as np
 import psycopg
 import pytest
 
+from engine.gaps import Cause, Gaps
 from engine.metrics import Counter, DropReason, Gauge, MetricsPage, TenantSample
 from engine.pipeline import TenantPipeline
 from engine.readings import Kind, RawBatch
@@ -120,6 +121,66 @@ async def test_received_equals_committed_plus_in_flight_at_every_step(start: Cal
     await until(lambda: running.counts().counters[Counter.COMMITTED] == 120)
     assert running.counts().gauges[Gauge.IN_FLIGHT] == 0
     assert running.counts().accounting_difference == 0
+
+
+async def test_a_value_that_is_told_again_is_counted_and_not_stored_and_a_gap_goes_with_its_batch(
+    start: Callable[..., Running],
+) -> None:
+    running = start()
+    continuity = running.pipeline.continuity
+    running.receive(1)
+    slots = np.zeros(1, np.uint32)
+    continuity.interrupted(slots, Cause.OUTAGE)
+    running.sent = 0
+    running.receive(1)
+    continuity.interrupted(slots, Cause.OUTAGE)
+    running.receive(98)
+    await until(lambda: running.counts().counters[Counter.COMMITTED] == 99)
+    assert running.counts().dropped[DropReason.REPEATED] == 1
+    assert running.counts().counters[Counter.GAPS] == 1
+    assert running.counts().accounting_difference == 0
+    assert len(running.stored()) == 99
+    with psycopg.connect(running.dsn) as connection:
+        found = connection.execute("select tag_id, cause from reading_gaps").fetchall()
+    assert found == [(7, "outage")]
+
+
+async def test_a_batch_of_repetitions_alone_is_settled_without_a_write(start: Callable[..., Running]) -> None:
+    running = start()
+    running.receive(100)
+    await until(lambda: running.counts().counters[Counter.COMMITTED] == 100)
+    running.pipeline.continuity.interrupted(np.zeros(1, np.uint32), Cause.OUTAGE)
+    running.sent = 99
+    running.receive(1)
+    running.pipeline.drain()
+    await asyncio.wait_for(running.task, 20)
+    assert running.counts().dropped[DropReason.REPEATED] == 1
+    assert running.counts().gauges[Gauge.IN_FLIGHT] == 0
+    assert running.counts().accounting_difference == 0
+    assert len(running.stored()) == 100
+
+
+async def test_a_gap_that_was_filled_is_forgotten_although_no_row_follows(
+    start: Callable[..., Running],
+) -> None:
+    running = start(buffer_duration_ms=10)
+    given: list[Gaps] = []
+    continuity = running.pipeline.continuity
+    running.pipeline.tags.slot(7, scaling_factor=2.0, offset=1.0)
+    continuity.attach(np.zeros(1, np.uint32), given.append)
+    running.receive(1)
+    continuity.interrupted(np.zeros(1, np.uint32), Cause.OUTAGE)
+    running.receive(1)
+    await until(lambda: running.counts().counters[Counter.COMMITTED] == 2)
+
+    def recorded() -> int:
+        with psycopg.connect(running.dsn) as connection:
+            return len(connection.execute("select from reading_gaps").fetchall())
+
+    assert recorded() == 1
+    continuity.recovered(given[0])
+    await until(lambda: recorded() == 0)
+    assert running.counts().counters[Counter.GAPS] == 0
 
 
 async def test_drain_writes_what_is_there_at_once_and_ends_the_run(start: Callable[..., Running]) -> None:

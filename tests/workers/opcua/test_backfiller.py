@@ -37,13 +37,16 @@ class Site:
 
     lost = False
 
-    def __init__(self, tenant: Tenant, tags: int, answer: Callable[[int], bytes]) -> None:
+    def __init__(
+        self, tenant: Tenant, tags: int, answer: Callable[[int], bytes], *, slots: list[int] | None = None
+    ) -> None:
         self.tenant = tenant
         self.continuity = Continuity(tenant.ring)
         self.asked: list[int] = []
+        self.bodies: list[bytes] = []
         self._answer = answer
         self.backfiller = Backfiller(
-            slots=np.arange(tags, dtype=np.uint32),
+            slots=np.arange(tags, dtype=np.uint32) if slots is None else np.array(slots, np.uint32),
             ring=tenant.ring,
             counters=tenant.counters,
             sink=tenant.sink,
@@ -65,6 +68,7 @@ class Site:
 
     async def call(self, _type_id: int, body: bytes, *, doing: str) -> bytes:
         assert doing in {"history not read", "continuation points not released"}
+        self.bodies.append(body)
         (nodes,) = struct.unpack_from("<i", body, 5 + 4 + 22 + 5)
         self.asked.append(nodes)
         await asyncio.sleep(0)
@@ -147,6 +151,16 @@ async def test_what_lies_at_the_ends_or_outside_is_not_stored(tenant: Tenant) ->
     await until(lambda: tenant.counted(Counter.BACKFILLED) == 2)
     assert sorted(tenant.sink.drain().ts_us - START_US) == [1, 999_999]
     await site.settled(0)
+
+
+async def test_the_nodes_that_are_asked_are_those_of_the_slots(tenant: Tenant) -> None:
+    site = Site(tenant, 3, lambda nodes: page(nodes, 0), slots=[2, 0, 1])
+    await until(lambda: site.asked == [3])
+    await site.settled(0)
+    nodes = b"".join(b"\x01\x00" + struct.pack("<H", place) for place in (1, 2, 0))
+    found = site.bodies[0][5 + 4 + 22 + 9 :]
+    # Behind each NodeId: no range, no encoding, no continuation point.
+    assert b"".join(found[start : start + 4] for start in range(0, len(found), 4 + 4 + 6 + 4)) == nodes
 
 
 async def test_a_session_that_ends_leaves_what_is_pending_for_the_next_one(tenant: Tenant) -> None:
