@@ -19,10 +19,12 @@ from asyncua import ua
 from asyncua.ua.attribute_ids import AttributeIds
 from asyncua.ua.object_ids import ObjectIds
 from asyncua.ua.status_codes import StatusCodes
+from asyncua.ua.ua_binary import Primitives, nodeid_from_binary, struct_from_binary, struct_to_binary
 from asyncua.ua.uaerrors import UaStatusCodeError
 
 from engine.catalog.node_ids import NodeAddress, NodeKind, parse_node_id
 from engine.errors import ConnectionRefused, InvalidInput
+from workers.opcua.bounds import BoundedBuffer
 from workers.opcua.channel import heed_cancellation
 from workers.opcua.limits import TOO_MUCH_AT_ONCE, read_limits, smaller
 from workers.opcua.seam import status_name
@@ -52,6 +54,8 @@ _EMPTY_PAGES_MOST = 50
 _ANCESTORS_MOST = 64
 _NAMESPACES_MOST = 65_536
 _RESULT_MASK_ALL = 63
+_BROWSE_REQUEST = 527
+_BROWSE_RESPONSE = ua.NodeId(ua.Int32(530))
 # asyncua declares its Boolean as a class that nothing belongs to.
 _YES: Any = True
 _NO: Any = False
@@ -84,8 +88,13 @@ class _TooMuch(Exception):
 class AddressSpace:
     """Asks one server, over one channel. `prepare` first."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, *, large_answers: bool = False) -> None:
+        """`large_answers` reads references up to opcua.max_message_bytes at once, which can hold the loop for seconds.
+
+        Some servers have no pages: they answer with all that a folder has.
+        """
         self._channel = channel
+        self._large_answers = large_answers
         self.namespaces: tuple[str, ...] = ()
         """URIs by index; what the server says today."""
         self._per_read = _NODES_PER_READ
@@ -254,12 +263,25 @@ class AddressSpace:
                 for node in nodes
             ],
         )
-        results = await self._ask("cannot browse", self._channel.session.browse(request))
+        if self._large_answers and len(nodes) == 1:
+            question: Any = self._browse_large(request)
+        else:
+            question = self._channel.session.browse(request)
+        results = await self._ask("cannot browse", question)
         if len(results) != len(nodes):
             raise ConnectionRefused(
                 f"cannot browse: the server answered {len(results)} of {len(nodes)} nodes"
             )
         return results
+
+    async def _browse_large(self, request: ua.BrowseParameters) -> list[ua.BrowseResult]:
+        """Ask about one node, and take an answer of any size that a message may have."""
+        answer = await self._channel.call(_BROWSE_REQUEST, struct_to_binary(request), doing="cannot browse")
+        buffer = BoundedBuffer(bytes(answer))
+        is_answer = nodeid_from_binary(buffer) == _BROWSE_RESPONSE
+        struct_from_binary(ua.ResponseHeader, buffer).ServiceResult.check()
+        count = Primitives.Int32.unpack(buffer) if is_answer else 0
+        return [struct_from_binary(ua.BrowseResult, buffer) for _ in range(min(count, 1))]
 
     async def _release(self, points: list[bytes]) -> None:
         if not points or self._channel.lost:

@@ -119,7 +119,7 @@ class Walk:
         self.left_out: Counter[LeftOut] = Counter()
         self.refusals: Counter[str] = Counter()
         """Names of the StatusCodes of nodes that could not be browsed."""
-        self._space = AddressSpace(channel)
+        self._space = AddressSpace(channel, large_answers=True)
         self._limits = limits or WalkLimits()
         self._properties = properties
         self._values = values

@@ -18,6 +18,7 @@ from tests.workers.opcua.plant import Plant
 from tests.workers.opcua.sessions import session
 from tests.workers.opcua.tenant import until
 from tests.workers.opcua.test_types import known, tags
+from workers.opcua.bounds import DECODED_MOST_BYTES
 from workers.opcua.browse import BrowsedNode, LeftOut, Walk, WalkLimits
 
 Answer = Callable[[ua.BrowseDescription], ua.BrowseResult]
@@ -136,6 +137,15 @@ async def test_pages_are_followed_to_the_end(strange: StrangePlant) -> None:
     nodes, _ = await walked(strange)
     assert [node.browse_name for node in nodes[1:]] == [str(number) for number in range(61)]
     assert strange.released == []
+
+
+async def test_a_server_without_pages_may_answer_with_all_at_once(strange: StrangePlant) -> None:
+    everything = [to(f"{number:06}" + "x" * 60) for number in range(8_000)]
+    strange.answer = lambda asked: result(*everything) if asked.NodeId == OBJECTS else result()
+    nodes, walk = await walked(strange)
+    assert sum(len(node.browse_name) for node in nodes) > DECODED_MOST_BYTES // 2
+    assert len(nodes) == 8_001
+    assert walk.left_out[LeftOut.REFUSED] == 0
 
 
 async def test_pages_that_repeat_themselves_for_ever_are_an_error(strange: StrangePlant) -> None:
