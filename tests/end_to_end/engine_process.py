@@ -86,7 +86,10 @@ class Engine:
                 )
             return self.get("/readyz")[0] == 200
 
-        until("the engine is ready", ready, timeout_s=_START_S)
+        try:
+            until("the engine is ready", ready, timeout_s=_START_S)
+        except AssertionError as exc:
+            raise AssertionError(f"{exc}; {self.get('/readyz')}:\n{self.log.read_text()}") from exc
 
     def children(self, kind: str) -> list[psutil.Process]:
         """Return the engine's child processes of one kind: ingest, aggregator or front."""
