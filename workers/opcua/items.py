@@ -14,6 +14,7 @@ What a refusal means:
     no answer comes in time
     any other refusal of a batch                    try its halves, down to the one node that it is about
     no room (BadTooManyMonitoredItems, ...)         another subscription; if that takes nothing either: SERVER_LIMIT
+    no more subscriptions                           share one that has another publishing interval, and say so
     the filter (deadband, trigger)                  monitor without it, and say so: a value too many is better than none
     a node with brackets in its name is not there   take the brackets for an index
     the index range                                 monitor the whole array, and let the decoder pick
@@ -27,7 +28,6 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 import numpy as np
-import structlog
 from asyncua.ua.status_codes import StatusCodes
 
 from engine._fastpath import decode_created_items, encode_create_items
@@ -53,8 +53,6 @@ if TYPE_CHECKING:
     from workers.opcua.channel import Channel
     from workers.opcua.limits import Limits
     from workers.opcua.nodes import Addresses, Places
-
-log = structlog.get_logger(__name__)
 
 _CREATE_ITEMS = 751  # CreateMonitoredItemsRequest_Encoding_DefaultBinary
 # With two the server waits for us as soon as we are late; with four it is busy all the time (bench subscribe).
