@@ -8,6 +8,10 @@ nodes, resolve      how nodes are called on the wire, and what a server must be 
 monitoring          what became of each tag, in columns
 limits              what a server says that it can take
 pump.Pump           publish requests out, publish responses into the ring
+redundancy          which of several addresses is the healthiest, and when to move
+types               names of enumerations and structures' fields for tags that want them; enum_names, definitions: where
+browse.Walk         what is on a server: every node once; variables: what is said about them
+address_space       Read and Browse in batches, for types and browse
 sink                what a connection tells its owner
 seam                what we take from asyncua's inside
 backoff             how long to wait after a failure
