@@ -45,7 +45,7 @@ from workers.opcua.ways import ways_of
 
 ITEMS = 100_000
 FEW_ITEMS = 10_000
-ROUNDS = 9
+ROUNDS = 15
 STILL_MS = 3_600_000.0  # the counters stand still
 MOST_ROWS = RING_ROWS // 2
 DEADLINE_S = 120.0
