@@ -42,8 +42,9 @@ class OpcuaSettings:
 
     publishing_interval_ms: float = 500.0
     sampling_interval_ms: float = 500.0
-    # Ten samples: what a server can keep for us through an outage of queue_size x sampling interval.
-    queue_size: int = 10
+    # What a server can keep for us of each tag through an outage of queue_size x sampling interval: here a minute.
+    # A server that has less room revises it.
+    queue_size: int = 120
     # 30 x the publishing interval without data before a keep-alive; lifetime is at least 3 times that (Part 4, 5.13.2).
     keep_alive_count: int = 10
     lifetime_count: int = 300
@@ -52,7 +53,9 @@ class OpcuaSettings:
     publish_requests: int = 3
     items_per_call: int = 1_000
     request_timeout_s: float = 10.0
-    session_timeout_s: float = 60.0
+    # Longer than a subscription lives without us (lifetime_count x publishing interval): some servers delete
+    # subscriptions together with their session.
+    session_timeout_s: float = 180.0
     max_message_bytes: int = 16 * 1024 * 1024
     backoff_first_s: float = 0.5
     backoff_most_s: float = 60.0
@@ -141,6 +144,9 @@ def load(
         _from_environment(os.environ if environment is None else environment),
         {path: (value, f"flag for {path}") for path, value in (flags or {}).items() if value is not None},
     )
+    if state := (os.environ if environment is None else environment).get("XDG_STATE_HOME"):
+        merged["opcua.pki_folder"] = str(Path(state) / "scada-engine" / "pki")
+        origin["opcua.pki_folder"] = "XDG_STATE_HOME"
     known = _paths(Settings)
     for source in sources:
         for path, (value, where) in source.items():

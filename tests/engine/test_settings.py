@@ -221,6 +221,18 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         load(environment={}, file=binary)
 
 
+# Where the user keeps state
+
+
+def test_the_certificates_are_where_the_user_keeps_state() -> None:
+    assert load(environment={"XDG_STATE_HOME": "/state"}).opcua.pki_folder == "/state/scada-engine/pki"
+
+
+def test_a_folder_that_was_set_wins_over_the_users_state() -> None:
+    environment = {"XDG_STATE_HOME": "/state", "SCADA_OPCUA__PKI_FOLDER": "/etc/pki"}
+    assert load(environment=environment).opcua.pki_folder == "/etc/pki"
+
+
 # Secrets are not shown
 
 
@@ -229,7 +241,7 @@ def test_shown_settings_have_every_secret_masked() -> None:
     assert shown["database_url"] == "postgresql://u:***@h:5432/d"
     assert shown["secrets_key"] == "***"
     assert "hunter2" not in str(shown)
-    assert shown["opcua"]["queue_size"] == 10
+    assert shown["opcua"]["queue_size"] == 120
 
 
 def test_a_secret_that_is_not_set_is_shown_as_that() -> None:

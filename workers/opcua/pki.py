@@ -77,11 +77,9 @@ class Pki:
 
     @classmethod
     def of(cls, settings: OpcuaSettings, tenant_slug: str) -> Pki:
-        """Return the folders that the settings name, or those in the user's state folder."""
-        if settings.pki_folder:
-            return cls(Path(settings.pki_folder), tenant_slug)
-        state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-        return cls(Path(state) / "scada-engine" / "pki", tenant_slug)
+        """Return the folders that the settings name, or those in the user's home folder."""
+        folder = Path(settings.pki_folder or Path.home() / ".local" / "state" / "scada-engine" / "pki")
+        return cls(folder, tenant_slug)
 
     @property
     def certificate_file(self) -> Path:

@@ -168,9 +168,10 @@ def test_tenants_trust_each_their_own(tmp_path: Path) -> None:
     assert Pki(tmp_path, "two").trust_lists().trusted == ()
 
 
-def test_the_folder_is_the_settings_or_in_the_users_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", "/state")
-    assert str(Pki.of(OpcuaSettings(), "acme").trusted) == "/state/scada-engine/pki/tenants/acme/trusted"
+def test_the_folder_is_the_settings_or_in_the_users_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/scada")
+    trusted = Pki.of(OpcuaSettings(), "acme").trusted
+    assert str(trusted) == "/home/scada/.local/state/scada-engine/pki/tenants/acme/trusted"
     settings = OpcuaSettings(pki_folder="/etc/pki")
     assert Pki.of(settings, "acme").key_file == Path("/etc/pki/own/private_key.pem")
 
