@@ -4,13 +4,15 @@ Owns, by slot, the newest reading of each tag (time, value, status: 21 bytes) an
 the pipeline hands over every batch that leaves the ring, and writes the gaps that were found with it.
 
 Rows are counted from the first one that ever went into the ring. Whoever fills the ring says what happens between two
-rows (`interrupted`, `late`, `recovered`); each is kept with the row's number and heeded when the rows before it have
+rows (`interrupted`, `resumed`, `late`, `recovered`); each is kept with the row's number and heeded when the rows before it have
 left the ring, so that what waits in the ring is judged by what was true when it came.
 
 Rules:
 - After `interrupted`, the first row of a tag decides. If it is the newest reading once more (same source time, same
   status, same value; of a text the same time), nothing happened in between: it is dropped as repeated. If it is later,
   the interval between the two is a gap, until a history has filled it.
+- After `resumed`, a first row that is the newest reading once more is dropped, too; a later one is no gap. Some servers
+  send the last value of each tag again when a session goes on over another connection.
 - A row without a value and with a Bad status decides nothing: it is how many servers say "not yet". It is kept, and the
   question stays open.
 - A row that a poll brought and that repeats the one before is dropped in the same way. A value without a source time
@@ -49,6 +51,8 @@ _OVERFLOW = np.uint32(0x0480)
 _CODE = np.uint32(0xFFFF_0000)
 _BAD = np.uint32(0x8000_0000)
 _NOBODY = 0
+# Beside the causes of gaps: rows may come again, and none is missing.
+_RESUMED = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +115,19 @@ class Continuity:
 
     def interrupted(self, slots: NDArray[np.uint32], cause: Cause) -> None:
         """Say that from here on rows of these slots may be missing, or may come again."""
+        self._expect(slots, cause)
+
+    def resumed(self, slots: NDArray[np.uint32]) -> None:
+        """Say that from here on rows of these slots may come again; none is missing."""
+        self._expect(slots, _RESUMED)
+
+    def _expect(self, slots: NDArray[np.uint32], cause: int) -> None:
         if len(slots) == 0:
             return
         for mark in reversed(self._marks):
             if mark.row != self.row:
                 break
-            if mark.slots is slots:
+            if mark.slots is slots and (mark.cause != _RESUMED or cause == _RESUMED):
                 return  # a server that comes and goes while no row does
         self._marks.append(_Mark(self.row, slots=slots, cause=cause))
 
@@ -207,8 +218,10 @@ class Continuity:
             judged.recovered.append(mark.recovered)
         if mark.slots is not None:
             self._reach(mark.slots)
-            self._waiting += int(np.count_nonzero(self._cause[mark.slots] == 0))
-            self._cause[mark.slots] = mark.cause
+            fresh = self._cause[mark.slots] == 0
+            self._waiting += int(np.count_nonzero(fresh))
+            # Where rows may be missing already, they may still be.
+            self._cause[mark.slots[fresh] if mark.cause == _RESUMED else mark.slots] = mark.cause
 
     def _judge(self, slots: NDArray[np.uint32], batch: Batch, begin: int, end: int, judged: _Judged) -> None:
         """Judge the rows from `begin` up to `end`, between which nothing happened."""
@@ -244,6 +257,7 @@ class Continuity:
         """Judge the first row of each slot that was interrupted."""
         candidates = np.flatnonzero(self._cause[slot])
         nothing = (batch.kind[candidates] == Kind.NULL) & (batch.status[candidates] >= _BAD)
+        nothing &= self._cause[slot[candidates]] != _RESUMED
         again = batch.ts_us[candidates] == self._newest_us[slot[candidates]]
         candidates = candidates[again | ~nothing]
         if len(candidates) == 0:
@@ -260,6 +274,7 @@ class Continuity:
         same = _same(batch, rows, before)
         keep[rows[same]] = False
         later = (before_us != NEVER_US) & (batch.ts_us[rows] > before_us)
+        later &= self._cause[interrupted] != _RESUMED
         opened[rows[later]] = True
         judged.open(
             interrupted[later],

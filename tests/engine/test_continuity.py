@@ -104,6 +104,27 @@ def test_the_first_value_after_an_outage_that_is_new_opens_a_gap() -> None:
     assert taken.unowned == 2
 
 
+def test_a_value_that_is_told_again_by_a_session_that_goes_on_is_dropped_and_a_later_one_is_no_gap() -> None:
+    line = Line()
+    line.put((0, 10, 1.0), (1, 10, 1.0))
+    line.continuity.resumed(line.all)
+    line.put((0, 10, 1.0), (1, 20, 2.0), (0, 30, 3.0))
+    taken = line.take()
+    assert [row[:2] for row in rows(taken.batch)] == [(0, 10), (1, 10), (1, 20), (0, 30)]
+    assert taken.repeated == 1
+    assert not taken.changes
+
+
+def test_an_outage_counts_more_than_a_session_that_goes_on() -> None:
+    line = Line()
+    line.put((0, 10, 1.0))
+    line.continuity.resumed(line.all)
+    line.continuity.interrupted(line.all, Cause.OUTAGE)
+    line.continuity.resumed(line.all)
+    line.put((0, 20, 2.0))
+    assert len(line.take().changes.recorded) == 1
+
+
 def test_what_waits_in_the_ring_is_judged_by_what_was_true_when_it_came() -> None:
     line = Line()
     line.put((0, 10, 1.0))
@@ -332,7 +353,7 @@ def test_interruptions_while_nothing_arrives_are_one() -> None:
 EVENTS = st.lists(
     st.one_of(
         st.tuples(st.integers(0, 3), st.integers(0, 6), st.integers(0, 1), st.booleans()),
-        st.just("interrupted"),
+        st.sampled_from(["interrupted", "resumed"]),
     ),
     max_size=40,
 )
@@ -347,9 +368,12 @@ def test_batches_of_any_size_give_what_one_row_after_the_other_gives(
     kept: list[tuple[int, int, float]] = []
     found: list[tuple[int, int, int, Cause]] = []
     for event in events:
-        if isinstance(event, str):
+        if event == "interrupted":
             line.continuity.interrupted(line.all, Cause.OUTAGE)
+        elif event == "resumed":
+            line.continuity.resumed(line.all)
         else:
+            assert not isinstance(event, str)
             slot, ts_us, value, overflow = event
             line.put((slot, ts_us, float(value)), status=OVERFLOW if overflow else 0)
     for size in [*sizes, 1_000]:
@@ -368,19 +392,22 @@ class Oracle:
     def __init__(self) -> None:
         self.newest: dict[int, tuple[int, float]] = {}
         self.interrupted: set[int] = set()
+        self.resumed: set[int] = set()
         self.kept: list[tuple[int, int, float]] = []
         self.gaps: list[tuple[int, int, int, Cause]] = []
 
     def see(self, event: tuple[int, int, int, bool] | str) -> None:
         if isinstance(event, str):
-            self.interrupted = {0, 1, 2, 3}
+            (self.interrupted if event == "interrupted" else self.resumed).update({0, 1, 2, 3})
             return
         slot, ts_us, value, overflow = event
         before = self.newest.get(slot)
         first = slot in self.interrupted
+        again = first or slot in self.resumed
         self.interrupted.discard(slot)
+        self.resumed.discard(slot)
         self.newest[slot] = (ts_us, float(value))
-        if before != (ts_us, float(value)) or not (first or slot == 0):
+        if before != (ts_us, float(value)) or not (again or slot == 0):
             self.kept.append((slot, ts_us, float(value)))
         if before is not None and ts_us > before[0] and (first or overflow):
             self.gaps.append((slot, before[0], ts_us, Cause.OUTAGE if first else Cause.OVERFLOW))

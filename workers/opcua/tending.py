@@ -194,6 +194,7 @@ class Tending:
                 self._on_ended(flow, "the server did not let it be taken over")
             else:
                 await pump.recover(flow, held.available.pop(flow.subscription_id, None))
+                self._line.continuity.resumed(flow.slots)
         self._report()
         works = (
             pump.watch,
