@@ -4,8 +4,8 @@ Owns, by slot, the newest reading of each tag (time, value, status: 21 bytes) an
 the pipeline hands over every batch that leaves the ring, and writes the gaps that were found with it.
 
 Rows are counted from the first one that ever went into the ring. Whoever fills the ring says what happens between two
-rows (`interrupted`, `resumed`, `late`, `recovered`); each is kept with the row's number and heeded when the rows before it have
-left the ring, so that what waits in the ring is judged by what was true when it came.
+rows (`interrupted`, `resumed`, `late`, `recovered`); each is kept with the row's number and heeded when the rows before
+it have left the ring, so that what waits in the ring is judged by what was true when it came.
 
 Rules:
 - After `interrupted`, the first row of a tag decides. If it is the newest reading once more (same source time, same
