@@ -12,7 +12,8 @@ from uuid import uuid4
 
 import psutil
 
-from engine.catalog.records import Connection, Tag
+from engine.catalog.connection import Connection
+from engine.catalog.records import Tag
 from engine.catalog.tag_set import TagSet
 from engine.errors import ConfigurationError
 from tests.servers.debian_root import ServerMissing

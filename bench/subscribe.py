@@ -35,13 +35,13 @@ from engine.scaling import TagTable
 from engine.settings import OpcuaSettings
 from tests.servers.opcua_server import OpcuaServer
 from workers.opcua.channel import Channel
-from workers.opcua.items import _IN_FLIGHT, monitor
-from workers.opcua.limits import read_limits, smaller
-from workers.opcua.resolve import resolve
+from workers.opcua.monitoring.items import _IN_FLIGHT, monitor
+from workers.opcua.monitoring.limits import read_limits, smaller
+from workers.opcua.monitoring.resolve import resolve
+from workers.opcua.monitoring.subscribe import create_subscription
+from workers.opcua.monitoring.ways import ways_of
 from workers.opcua.session import Connector
 from workers.opcua.sink import ConnectionReport
-from workers.opcua.subscribe import create_subscription
-from workers.opcua.ways import ways_of
 
 ITEMS = 100_000
 FEW_ITEMS = 10_000

@@ -21,8 +21,8 @@ from engine.errors import DatabaseError, ScadaError
 from engine.metrics import Gauge, MissingReason, TenantSlots
 from engine.pipeline import TenantPipeline
 from engine.store import Store
-from workers.opcua.monitoring import NOT_MISSING
-from workers.opcua.pki import Pki
+from workers.opcua.monitoring.outcome import NOT_MISSING
+from workers.opcua.security.pki import Pki
 from workers.opcua.session import Connector
 from workers.opcua.sink import ConnectionReport
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
     from engine.settings import Settings
-    from workers.opcua.monitoring import Monitoring
+    from workers.opcua.monitoring.outcome import Monitoring
 
 log = structlog.get_logger(__name__)
 

@@ -1,7 +1,7 @@
 """Tenants, wells, connections and tags: everything the rest of the engine may ask of the catalog.
 
     records     what there is, as dataclasses
-    tag_set     the tags of a connection as columns, for a worker
+    connection  a connection as a worker holds it, with its tag_set: tags as columns
     node_ids    the notation of node ids; pure
     rules       what a value must look like; pure, with plain_rules
     queries     lists and look-ups
@@ -25,6 +25,7 @@ from engine.catalog.commands import (
     delete_connection,
     delete_tag,
 )
+from engine.catalog.connection import Connection
 from engine.catalog.loading import KnownConnections, load_connection, load_connections
 from engine.catalog.queries import (
     get_connection,
@@ -36,7 +37,6 @@ from engine.catalog.queries import (
 from engine.catalog.records import (
     ITEM_COLUMNS,
     ActiveConnection,
-    Connection,
     ConnectionSummary,
     ItemSettings,
     NewConnection,

@@ -14,7 +14,8 @@ import numpy as np
 from psycopg.rows import dict_row
 
 from engine import secrets
-from engine.catalog.records import ITEM_COLUMNS, Connection, ItemSettings
+from engine.catalog.connection import Connection
+from engine.catalog.records import ITEM_COLUMNS, ItemSettings
 from engine.catalog.rules import DATA_TYPES
 from engine.catalog.states import record_connection
 from engine.catalog.tag_set import TagSet

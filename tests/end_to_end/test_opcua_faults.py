@@ -23,7 +23,7 @@ from tests.servers.opcua_server import OpcuaServer, ServedVariable
 from tests.servers.open62541 import open62541_server
 from tests.servers.server_options import ServerOptions
 from tests.servers.watching import read
-from workers.opcua.pki import Pki
+from workers.opcua.security.pki import Pki
 
 INTERVAL_MS = 50.0
 QUICK = {

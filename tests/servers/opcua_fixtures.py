@@ -19,7 +19,7 @@ from tests.servers.open62541 import open62541_server as run_open62541
 from tests.servers.running_server import MAKERS, running_server
 from tests.servers.server_options import Limits, ServerOptions
 from tests.servers.simulator import simulator as run_simulator
-from workers.opcua.pki import Pki
+from workers.opcua.security.pki import Pki
 
 
 @contextmanager

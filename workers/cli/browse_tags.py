@@ -17,7 +17,7 @@ from engine.catalog.rules import check_tags
 from engine.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from workers.opcua.browse import BrowsedNode
+    from workers.opcua.browsing.browse import BrowsedNode
 
 COLUMNS = ("tag_name", "opc_node_id", "data_type", "unit", "scaling_factor", "offset")
 _NAME_MOST_CHARACTERS = 255

@@ -1,6 +1,6 @@
 """`scada-engine connection browse`: what is on an OPC UA server, as a tree, a table, JSON or a CSV file of tags.
 
-Owns the command, how the nodes are shown, and what is said about those that are not. The walk is workers.opcua.browse.
+Owns the command, how the nodes are shown, and what is said about those that are not. The walk is in opcua.browsing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from workers.cli.output import note, print_json, print_table, printable
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from workers.opcua.browse import BrowsedNode, Walk
+    from workers.opcua.browsing.browse import BrowsedNode, Walk
     from workers.opcua.channel import Channel
 
 _PROGRESS_S = 0.2
@@ -71,7 +71,7 @@ def browse(
     server says.
     """
     from workers import logs  # noqa: PLC0415  (a tenth of a second that --help need not wait)
-    from workers.opcua.browse import WalkLimits  # noqa: PLC0415
+    from workers.opcua.browsing.browse import WalkLimits  # noqa: PLC0415
 
     if (name is None) == (url is None):
         raise click.UsageError("give the name of a connection, or --url")
@@ -106,7 +106,7 @@ class _Target:
 async def _browse(
     settings: Settings, target: _Target, shown: _Shown, *, start: str | None, options: dict[str, Any]
 ) -> None:
-    from workers.opcua.browse import Walk  # noqa: PLC0415
+    from workers.opcua.browsing.browse import Walk  # noqa: PLC0415
 
     async with _channel(settings, target) as channel:
         walk = Walk(channel, **options)
@@ -126,7 +126,7 @@ async def _browse(
 async def _channel(settings: Settings, target: _Target) -> AsyncIterator[Channel]:
     """Open a session with the server that is meant; closed at the end."""
     from workers.opcua.channel import Channel  # noqa: PLC0415
-    from workers.opcua.pki import Pki  # noqa: PLC0415
+    from workers.opcua.security.pki import Pki  # noqa: PLC0415
 
     if target.url is not None:
         channels = [Channel(target.url, settings.opcua)]
@@ -347,7 +347,7 @@ def _value(node: BrowsedNode) -> str | None:
 
 def _note_left_out(walk: Walk, shown: _Shown) -> None:
     """Say on stderr what is on the server and not in the result, with the option that brings it."""
-    from workers.opcua.browse import LeftOut  # noqa: PLC0415
+    from workers.opcua.browsing.browse import LeftOut  # noqa: PLC0415
 
     remedies = {
         LeftOut.DEEPER: "--depth",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from engine.errors import ScadaError
     from workers.opcua.channel import Channel
     from workers.opcua.probe import Step
-    from workers.opcua.security import Credentials, SecurityWanted
+    from workers.opcua.security.policies import Credentials, SecurityWanted
 
 _COLUMNS = ("", "mode", "policy", "users", "level", "url")
 
@@ -118,7 +118,7 @@ async def _test(
 
 async def _of_connection(settings: Settings, slug: str | None, name: str) -> list[_Target]:
     from workers.opcua.channel import Channel  # noqa: PLC0415
-    from workers.opcua.pki import Pki  # noqa: PLC0415
+    from workers.opcua.security.pki import Pki  # noqa: PLC0415
 
     if not settings.database_url:
         raise ConfigurationError(NO_DATABASE)
@@ -137,8 +137,8 @@ async def _of_url(
     username: str | None, password_file: IO[str] | None,
 ) -> _Target:  # fmt: skip
     from workers.opcua.channel import Channel  # noqa: PLC0415
-    from workers.opcua.pki import Pki  # noqa: PLC0415
-    from workers.opcua.security import AUTO, NONE, Credentials, SecurityWanted  # noqa: PLC0415
+    from workers.opcua.security.pki import Pki  # noqa: PLC0415
+    from workers.opcua.security.policies import AUTO, NONE, Credentials, SecurityWanted  # noqa: PLC0415
 
     if slug is not None:
         check_slug(slug)

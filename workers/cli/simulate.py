@@ -1,4 +1,4 @@
-"""`scada-engine simulate`: the well simulator in the foreground. The server itself is workers.opcua.simulator."""
+"""`scada-engine simulate`: the well simulator in the foreground. The server is opcua.simulation.simulator."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def simulate(*, host: str, port: int, wells: int, rate_hz: float, seed: int) -> 
 
 
 async def _simulate(*, host: str, port: int, wells: int, rate_hz: float, seed: int) -> None:
-    from workers.opcua.simulator import serve, well_names  # noqa: PLC0415  (half a second, not for --help)
+    from workers.opcua.simulation.simulator import serve, well_names  # noqa: PLC0415  (half a second, not for --help)
 
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

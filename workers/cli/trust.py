@@ -1,6 +1,6 @@
 """`scada-engine connection trust`: accept the certificate that a server shows, or list what is trusted.
 
-Owns the commands and their words. The files are workers.opcua.pki, the judgement workers.opcua.trust.
+Owns the commands and their words. The files are workers.opcua.security.pki, the judgement workers.opcua.security.trust.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from workers.cli.output import note, print_json, print_table, printable
 if TYPE_CHECKING:
     from cryptography import x509
 
-    from engine.catalog.records import Connection
-    from workers.opcua.pki import Pki
+    from engine.catalog.connection import Connection
+    from workers.opcua.security.pki import Pki
 
 _LIST_COLUMNS = ("list", "subject", "thumbprint", "valid_until", "application")
 
@@ -50,7 +50,7 @@ def trust(
     if not as_list and not name and not thumbprint:
         raise click.UsageError("give the name of a connection, --thumbprint, or --list")
     slug, wanted = asyncio.run(_load(settings, tenant, None if thumbprint else name))
-    from workers.opcua.pki import Pki  # noqa: PLC0415  (with asyncua half a second that --help need not wait)
+    from workers.opcua.security.pki import Pki  # noqa: PLC0415  (with asyncua half a second that --help need not wait)
 
     pki = Pki.of(settings.opcua, slug)
     if as_list:
@@ -80,7 +80,7 @@ async def _refused(
 ) -> list[tuple[x509.Certificate, tuple[str, ...]]]:
     """Ask each address of a connection for its certificate; return those that are refused, and why."""
     from workers.opcua.channel import Channel  # noqa: PLC0415
-    from workers.opcua.trust import CertificateRefused  # noqa: PLC0415
+    from workers.opcua.security.trust import CertificateRefused  # noqa: PLC0415
 
     refused: dict[x509.Certificate, tuple[str, ...]] = {}
     unreachable: list[ConnectionRefused] = []
@@ -104,8 +104,8 @@ async def _refused(
 def _trust(
     pki: Pki, certificate: x509.Certificate, reasons: tuple[str, ...], *, yes: bool, as_json: bool
 ) -> None:
-    from workers.opcua.certificates import sha256_thumbprint  # noqa: PLC0415
     from workers.opcua.probe import certificate_facts  # noqa: PLC0415
+    from workers.opcua.security.certificates import sha256_thumbprint  # noqa: PLC0415
 
     facts = certificate_facts(certificate) | {"thumbprint_sha256": sha256_thumbprint(certificate)}
     if not as_json:

@@ -26,26 +26,27 @@ from asyncua.ua.status_codes import StatusCodes
 from asyncua.ua.uaerrors import UaStatusCodeError
 
 from engine.errors import ConnectionRefused, ScadaError
-from workers.opcua import faults, handshake
-from workers.opcua.admission import let_trust_us, own_identity, trusted_certificate
-from workers.opcua.certificates import leaf_of
-from workers.opcua.endpoints import Endpoint, choose, listed, url_to_say
-from workers.opcua.handshake import SessionTicket
+from workers.opcua import faults
 from workers.opcua.seam import RawClient, RawProtocol, body_of
-from workers.opcua.security import NO_SECURITY, NONE, Credentials, SecurityWanted, ciphers_for
+from workers.opcua.security import handshake
+from workers.opcua.security.admission import let_trust_us, own_identity, trusted_certificate
+from workers.opcua.security.certificates import leaf_of
+from workers.opcua.security.endpoints import Endpoint, choose, listed, url_to_say
+from workers.opcua.security.handshake import SessionTicket
+from workers.opcua.security.policies import NO_SECURITY, NONE, Credentials, SecurityWanted, ciphers_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from asyncua.client.ua_session import UaSession
 
-    from engine.catalog.records import Connection
+    from engine.catalog.connection import Connection
     from engine.settings import OpcuaSettings
-    from workers.opcua.pki import Pki
     from workers.opcua.seam import Answer
-    from workers.opcua.security import Policy
-    from workers.opcua.tokens import TokenChoice, TokenPolicy
-    from workers.opcua.trust import Trusted
+    from workers.opcua.security.pki import Pki
+    from workers.opcua.security.policies import Policy
+    from workers.opcua.security.tokens import TokenChoice, TokenPolicy
+    from workers.opcua.security.trust import Trusted
 
 log = structlog.get_logger(__name__)
 

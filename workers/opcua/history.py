@@ -32,8 +32,8 @@ from engine.errors import ConnectionRefused, MalformedMessage
 from engine.gaps import Gaps
 from engine.metrics import Counter
 from engine.outcomes import Outcome
-from workers.opcua.limits import TOO_MUCH_AT_ONCE, smaller
-from workers.opcua.resolve import SESSION_ENDED
+from workers.opcua.monitoring.limits import TOO_MUCH_AT_ONCE, smaller
+from workers.opcua.monitoring.resolve import SESSION_ENDED
 from workers.opcua.seam import status_name
 
 if TYPE_CHECKING:
@@ -45,9 +45,9 @@ if TYPE_CHECKING:
     from engine.continuity import Continuity
     from engine.metrics import TenantSlots
     from workers.opcua.channel import Channel
-    from workers.opcua.limits import Limits
-    from workers.opcua.monitoring import Monitoring
-    from workers.opcua.nodes import Places
+    from workers.opcua.monitoring.limits import Limits
+    from workers.opcua.monitoring.nodes import Places
+    from workers.opcua.monitoring.outcome import Monitoring
     from workers.opcua.sink import Sink
 
 log = structlog.get_logger(__name__)

@@ -20,20 +20,20 @@ from asyncua import ua
 from asyncua.ua.attribute_ids import AttributeIds
 
 from engine.errors import ConnectionRefused, ScadaError
-from workers.opcua.certificates import describe, leaf_of, read_chain
 from workers.opcua.channel import Channel, with_port
-from workers.opcua.endpoints import choose, listed
 from workers.opcua.redundancy import HEALTHY_LEAST, level_name, read_redundancy
-from workers.opcua.security import AUTO, NONE
-from workers.opcua.tokens import ANONYMOUS, CERTIFICATE, USER_NAME
+from workers.opcua.security.certificates import describe, leaf_of, read_chain
+from workers.opcua.security.endpoints import choose, listed
+from workers.opcua.security.policies import AUTO, NONE
+from workers.opcua.security.tokens import ANONYMOUS, CERTIFICATE, USER_NAME
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from cryptography import x509
 
-    from workers.opcua.endpoints import Endpoint
-    from workers.opcua.security import Credentials, SecurityWanted
+    from workers.opcua.security.endpoints import Endpoint
+    from workers.opcua.security.policies import Credentials, SecurityWanted
 
 _CLOSE_S = 5.0
 # ServerStatus.State, CurrentTime; BuildInfo: product, manufacturer, version, build (OPC 10000-5, 12.10).

@@ -33,7 +33,7 @@ from engine.gaps import Cause
 from engine.metrics import Counter, DropReason
 from engine.outcomes import Outcome
 from workers.opcua.flow import REPUBLISH, Flow, peek, republish_body, republished_number
-from workers.opcua.resolve import SESSION_ENDED
+from workers.opcua.monitoring.resolve import SESSION_ENDED
 from workers.opcua.seam import body_of, status_name
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from asyncua.ua.uaerrors import UaStatusCodeError
 
 from engine.errors import ConnectionRefused, ScadaError
 from engine.metrics import Counter
-from workers.opcua.resolve import SESSION_ENDED
+from workers.opcua.monitoring.resolve import SESSION_ENDED
 from workers.opcua.seam import status_name
 
 if TYPE_CHECKING:
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from engine.metrics import TenantSlots
     from workers.opcua.channel import Channel
     from workers.opcua.flow import Flow
-    from workers.opcua.handshake import SessionTicket
-    from workers.opcua.limits import Limits
-    from workers.opcua.monitoring import Monitoring
+    from workers.opcua.monitoring.limits import Limits
+    from workers.opcua.monitoring.outcome import Monitoring
+    from workers.opcua.security.handshake import SessionTicket
 
 log = structlog.get_logger(__name__)
 

@@ -29,8 +29,8 @@ from engine.metrics.names import MissingReason
 from workers.opcua.backoff import Backoff
 from workers.opcua.channel import Channel, heed_cancellation
 from workers.opcua.history import Backfiller
-from workers.opcua.items import BatchSize
-from workers.opcua.monitoring import NO_SUBSCRIPTION
+from workers.opcua.monitoring.items import BatchSize
+from workers.opcua.monitoring.outcome import NO_SUBSCRIPTION
 from workers.opcua.redundancy import rank, refusal
 from workers.opcua.resume import Held, climb
 from workers.opcua.sink import ConnectionReport
@@ -42,12 +42,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engine._fastpath import Ring
-    from engine.catalog.records import Connection
+    from engine.catalog.connection import Connection
     from engine.enumerations import Names
     from engine.metrics import TenantSlots
     from engine.settings import OpcuaSettings
-    from workers.opcua.monitoring import Monitoring
-    from workers.opcua.pki import Pki
+    from workers.opcua.monitoring.outcome import Monitoring
+    from workers.opcua.security.pki import Pki
     from workers.opcua.sink import Sink
 
 log = structlog.get_logger(__name__)

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
     from engine.metrics.names import MissingReason
     from workers.opcua.channel import ChosenEndpoint
-    from workers.opcua.monitoring import Monitoring
-    from workers.opcua.subscribe import Subscription
+    from workers.opcua.monitoring.outcome import Monitoring
+    from workers.opcua.monitoring.subscribe import Subscription
 
 
 @dataclass(frozen=True, slots=True)

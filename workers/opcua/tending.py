@@ -20,17 +20,17 @@ import structlog
 
 from engine.errors import ConnectionRefused, ScadaError
 from engine.gaps import Cause
+from workers.opcua.browsing.types import read_types
 from workers.opcua.flow import Flow
-from workers.opcua.items import Items, monitor
-from workers.opcua.limits import read_limits
-from workers.opcua.mend import mend
-from workers.opcua.monitoring import NO_SUBSCRIPTION
-from workers.opcua.poll import Poller
+from workers.opcua.monitoring.items import Items, monitor
+from workers.opcua.monitoring.limits import read_limits
+from workers.opcua.monitoring.mend import mend
+from workers.opcua.monitoring.outcome import NO_SUBSCRIPTION
+from workers.opcua.monitoring.poll import Poller
+from workers.opcua.monitoring.subscribe import create_subscription
 from workers.opcua.pump import Pump
 from workers.opcua.redundancy import watch_for_better
 from workers.opcua.resume import Held, read_server_start
-from workers.opcua.subscribe import create_subscription
-from workers.opcua.types import read_types
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -38,15 +38,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engine._fastpath import Ring
-    from engine.catalog.records import Connection
+    from engine.catalog.connection import Connection
     from engine.continuity import Continuity
     from engine.enumerations import Names
     from engine.metrics import TenantSlots
     from engine.settings import OpcuaSettings
     from workers.opcua.channel import Channel
     from workers.opcua.history import Backfiller
-    from workers.opcua.items import BatchSize
-    from workers.opcua.monitoring import Monitoring
+    from workers.opcua.monitoring.items import BatchSize
+    from workers.opcua.monitoring.outcome import Monitoring
     from workers.opcua.redundancy import Open
     from workers.opcua.sink import Sink
 

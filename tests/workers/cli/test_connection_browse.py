@@ -13,8 +13,8 @@ import pytest
 from tests.servers.opcua_server import OpcuaServer, free_port
 from tests.workers.cli.conftest import Cli
 from workers.cli.browse_tags import TagRows
-from workers.opcua.browse import BrowsedNode
-from workers.opcua.variables import VariableFacts
+from workers.opcua.browsing.browse import BrowsedNode
+from workers.opcua.browsing.variables import VariableFacts
 
 WELLS = "nsu=urn:scada-engine:simulator:wells;s="
 

@@ -23,7 +23,7 @@ from tests.workers.opcua.tenant import Tenant, connection, until
 
 if TYPE_CHECKING:
     from tests.servers.opcua_server import OpcuaServer, ServedVariable
-    from workers.opcua.pki import Pki
+    from workers.opcua.security.pki import Pki
 
 MODES = ("None", "Sign", "SignAndEncrypt")
 SETTINGS = replace(

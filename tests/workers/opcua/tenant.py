@@ -11,7 +11,8 @@ from uuid import uuid4
 import numpy as np
 
 from engine._fastpath import Ring
-from engine.catalog.records import Connection, Tag
+from engine.catalog.connection import Connection
+from engine.catalog.records import Tag
 from engine.catalog.tag_set import TagSet
 from engine.metrics import Counter, DropReason, MetricsPage, TenantSlots
 from engine.readings import RawBatch

@@ -17,7 +17,7 @@ from engine.metrics import Counter
 from tests.workers.opcua.publishing_script import fault, header
 from tests.workers.opcua.tenant import Tenant, until
 from workers.opcua.history import Backfiller
-from workers.opcua.limits import Limits
+from workers.opcua.monitoring.limits import Limits
 
 BAD_TOO_MANY_OPERATIONS = 0x8010_0000
 BAD_HISTORY_OPERATION_UNSUPPORTED = 0x8072_0000

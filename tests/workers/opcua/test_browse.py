@@ -11,7 +11,7 @@ from tests.servers.opcua_server import OpcuaServer
 from tests.servers.running_server import running_server
 from tests.servers.server_options import Limits, ServerOptions
 from tests.workers.opcua.sessions import session
-from workers.opcua.browse import BrowsedNode, LeftOut, Walk, WalkLimits
+from workers.opcua.browsing.browse import BrowsedNode, LeftOut, Walk, WalkLimits
 
 SERVERS = ["asyncua_server", "open62541_server", "node_opcua_server"]
 OUR_TYPES = {

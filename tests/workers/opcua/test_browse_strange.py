@@ -19,7 +19,7 @@ from tests.workers.opcua.sessions import session
 from tests.workers.opcua.tenant import until
 from tests.workers.opcua.test_types import known, tags
 from workers.opcua.bounds import DECODED_MOST_BYTES
-from workers.opcua.browse import BrowsedNode, LeftOut, Walk, WalkLimits
+from workers.opcua.browsing.browse import BrowsedNode, LeftOut, Walk, WalkLimits
 
 Answer = Callable[[ua.BrowseDescription], ua.BrowseResult]
 _BROWSE_NEXT = ua.NodeId(ua.Int32(ObjectIds.BrowseNextRequest_Encoding_DefaultBinary))

@@ -26,11 +26,11 @@ from tests.servers.opcua_server import Maker, OpcuaServer
 from tests.servers.running_server import running_server
 from tests.servers.server_options import ServerOptions
 from tests.workers.opcua.tenant import FAST
-from workers.opcua.certificates import thumbprint
 from workers.opcua.channel import Channel
-from workers.opcua.pki import Pki
 from workers.opcua.seam import RawClient, body_of
-from workers.opcua.security import Credentials, SecurityWanted
+from workers.opcua.security.certificates import thumbprint
+from workers.opcua.security.pki import Pki
+from workers.opcua.security.policies import Credentials, SecurityWanted
 
 SETTINGS = replace(FAST, request_timeout_s=5.0)
 MODES = ("None", "Sign", "SignAndEncrypt")

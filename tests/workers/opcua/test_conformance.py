@@ -17,7 +17,7 @@ from tests.servers.fixed_values import BAD_SENSOR_FAILURE, NULL_NODE
 from tests.servers.opcua_server import Maker, OpcuaServer, ServedVariable
 from tests.workers.opcua.cell import MODES, Cell, Row, expected, security, steps_are_whole
 from tests.workers.opcua.tenant import Tenant
-from workers.opcua.pki import Pki
+from workers.opcua.security.pki import Pki
 
 COUNTERS = ("ns=1;s=tag.0", "ns=1;s=tag.1", "ns=1;s=tag.9")
 MOVED = "nsu=urn:scada-engine:moving;s=moved"

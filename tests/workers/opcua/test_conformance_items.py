@@ -14,7 +14,7 @@ from tests.servers.cutting_proxy import CuttingProxy
 from tests.servers.opcua_server import Maker, OpcuaServer
 from tests.workers.opcua.cell import MODES, Cell, security, steps_are_whole
 from tests.workers.opcua.tenant import Tenant
-from workers.opcua.pki import Pki
+from workers.opcua.security.pki import Pki
 
 COUNTERS = ("ns=1;s=tag.0", "ns=1;s=tag.1", "ns=1;s=tag.9")
 POLLED = "ns=1;s=tag.4"

@@ -14,7 +14,7 @@ from tests.servers.running_server import running_server
 from tests.servers.server_options import ServerOptions
 from tests.workers.opcua.cell import MODES, SETTINGS, Cell, security
 from tests.workers.opcua.tenant import Tenant, until
-from workers.opcua.pki import Pki
+from workers.opcua.security.pki import Pki
 
 TAG = "ns=1;s=tag.0"
 SECURE_MODES = ("Sign", "SignAndEncrypt")

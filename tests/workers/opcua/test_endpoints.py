@@ -8,9 +8,9 @@ import pytest
 from asyncua import ua
 
 from engine.errors import ConnectionRefused
-from workers.opcua.endpoints import Endpoint, choose, read_endpoints, url_to_say
-from workers.opcua.security import BY_NAME, Credentials, SecurityWanted
-from workers.opcua.tokens import ANONYMOUS, USER_NAME, TokenPolicy
+from workers.opcua.security.endpoints import Endpoint, choose, read_endpoints, url_to_say
+from workers.opcua.security.policies import BY_NAME, Credentials, SecurityWanted
+from workers.opcua.security.tokens import ANONYMOUS, USER_NAME, TokenPolicy
 
 ANYBODY = (TokenPolicy("anonymous", ANONYMOUS, ""), TokenPolicy("user", USER_NAME, ""))
 

@@ -10,10 +10,17 @@ from asyncua import ua
 from engine.errors import ConnectionRefused
 from tests.workers.opcua.made_certificates import authority, der, key, server
 from tests.workers.opcua.test_endpoints import offered
-from workers.opcua.endpoints import Endpoint
-from workers.opcua.handshake import SessionTicket, _check_not_weakened, _check_proof
-from workers.opcua.security import BY_NAME, POLICIES, Credentials, OwnIdentity, SecurityWanted, ciphers_for
-from workers.opcua.tokens import ANONYMOUS, TokenPolicy
+from workers.opcua.security.endpoints import Endpoint
+from workers.opcua.security.handshake import SessionTicket, _check_not_weakened, _check_proof
+from workers.opcua.security.policies import (
+    BY_NAME,
+    POLICIES,
+    Credentials,
+    OwnIdentity,
+    SecurityWanted,
+    ciphers_for,
+)
+from workers.opcua.security.tokens import ANONYMOUS, TokenPolicy
 
 SERVER = server()
 OWN = OwnIdentity(server(name="own", own_key=key("own")), key("own"))

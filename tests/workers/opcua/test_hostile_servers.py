@@ -30,7 +30,7 @@ from tests.workers.opcua.plant import Plant
 from tests.workers.opcua.tenant import FAST, Tenant, connection, until
 from workers.opcua.bounds import DECODED_MOST_BYTES, UNKNOWN_MOST_BYTES, BoundedBuffer
 from workers.opcua.channel import Channel
-from workers.opcua.security import SecurityWanted
+from workers.opcua.security.policies import SecurityWanted
 
 SETTINGS = replace(FAST, request_timeout_s=0.5)
 # What a connect may hold on to at most: a message of the size that is allowed, the objects made of it, and some room.

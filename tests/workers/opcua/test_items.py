@@ -26,11 +26,11 @@ from tests.workers.opcua.plant import Plant
 from tests.workers.opcua.sessions import PATIENT, session
 from tests.workers.opcua.tenant import Tenant, connection, until
 from workers.opcua.channel import Channel
-from workers.opcua.items import BatchSize, Items, monitor
-from workers.opcua.limits import Limits, read_limits
-from workers.opcua.mend import try_again
-from workers.opcua.monitoring import Monitoring
-from workers.opcua.resolve import read_namespaces, resolve
+from workers.opcua.monitoring.items import BatchSize, Items, monitor
+from workers.opcua.monitoring.limits import Limits, read_limits
+from workers.opcua.monitoring.mend import try_again
+from workers.opcua.monitoring.outcome import Monitoring
+from workers.opcua.monitoring.resolve import read_namespaces, resolve
 
 OTHERS = ["open62541_server", "node_opcua_server"]
 MOST_ROWS = 1_000

@@ -9,7 +9,7 @@ from asyncua.ua.ua_binary import nodeid_to_binary
 
 from engine.errors import InvalidInput
 from tests.workers.opcua.tenant import connection
-from workers.opcua.nodes import NO_ELEMENT, Addresses, Form
+from workers.opcua.monitoring.nodes import NO_ELEMENT, Addresses, Form
 
 # In an array of one element it is that element, in any other there is none.
 NO_SUCH = 2**31 - 1

@@ -23,9 +23,9 @@ from engine.errors import ConnectionRefused
 from tests.workers.opcua.plant import Plant
 from tests.workers.opcua.tenant import FAST, Tenant, connection, until
 from workers.opcua.channel import Channel, ChosenEndpoint
-from workers.opcua.pki import Pki
-from workers.opcua.security import Credentials
-from workers.opcua.trust import CertificateRefused
+from workers.opcua.security.pki import Pki
+from workers.opcua.security.policies import Credentials
+from workers.opcua.security.trust import CertificateRefused
 
 USER, PASSWORD = "operator", "secret-42"
 

@@ -13,7 +13,7 @@ from asyncua.ua.status_codes import StatusCodes
 from asyncua.ua.ua_binary import nodeid_to_binary, struct_from_binary, struct_to_binary
 
 from engine.errors import MalformedMessage
-from workers.opcua.paths import decode_targets, encode_paths
+from workers.opcua.monitoring.paths import decode_targets, encode_paths
 
 WHOLE = 0xFFFF_FFFF
 URIS = {"urn:plant": 3}

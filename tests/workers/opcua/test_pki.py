@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from engine.errors import ConnectionRefused, InvalidInput, NotFound
 from engine.settings import OpcuaSettings
 from tests.workers.opcua.made_certificates import authority, der, key, revocations, server
-from workers.opcua import pki as pki_module
-from workers.opcua.certificates import describe, thumbprint
-from workers.opcua.pki import REJECTED_MOST, Pki, TrustLists
+from workers.opcua.security import pki as pki_module
+from workers.opcua.security.certificates import describe, thumbprint
+from workers.opcua.security.pki import REJECTED_MOST, Pki, TrustLists
 
 URI = "urn:us"
 

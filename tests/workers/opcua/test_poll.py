@@ -25,10 +25,10 @@ from tests.workers.opcua.plant import SOURCE_TIME, Plant
 from tests.workers.opcua.sessions import PATIENT, session
 from tests.workers.opcua.tenant import Tenant, connection, until
 from workers.opcua.channel import Channel
-from workers.opcua.items import monitor
-from workers.opcua.limits import Limits, read_limits
-from workers.opcua.monitoring import Monitoring
-from workers.opcua.poll import Poller
+from workers.opcua.monitoring.items import monitor
+from workers.opcua.monitoring.limits import Limits, read_limits
+from workers.opcua.monitoring.outcome import Monitoring
+from workers.opcua.monitoring.poll import Poller
 
 POLLED = ItemSettings(read_mode="poll")
 SERVERS = ["asyncua_server", "open62541_server", "node_opcua_server"]

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from asyncua import ua
 
-from engine.catalog.records import Connection
+from engine.catalog.connection import Connection
 from engine.errors import ConnectionRefused
 from tests.servers.opcua_server import free_port
 from tests.workers.opcua.plant import Plant
@@ -26,7 +26,7 @@ from workers.opcua.redundancy import (
     watch_for_better,
     watch_level,
 )
-from workers.opcua.security import Credentials, SecurityWanted
+from workers.opcua.security.policies import Credentials, SecurityWanted
 
 # Long enough for a machine that runs other tests beside this one.
 _PATIENT = replace(FAST, request_timeout_s=5.0)

@@ -14,8 +14,15 @@ from engine.readings import Quality, quality_of
 from tests.servers.opcua_server import OpcuaServer, ServerFailed
 from tests.servers.simulator import simulator as run_simulator
 from tests.servers.watching import connected, each_has, read, watch
-from workers.opcua.simulator import DEFAULT_WELLS, NAMESPACE_INDEX, NAMESPACE_URI, node_id, serve, well_names
-from workers.opcua.wells import TAGS, Well
+from workers.opcua.simulation.simulator import (
+    DEFAULT_WELLS,
+    NAMESPACE_INDEX,
+    NAMESPACE_URI,
+    node_id,
+    serve,
+    well_names,
+)
+from workers.opcua.simulation.wells import TAGS, Well
 
 OIL = 2
 

@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from engine.errors import ConnectionRefused
 from tests.workers.opcua.made_certificates import Key, der, key, server
-from workers.opcua.security import BY_NAME, NO_SECURITY, Credentials, Policy
-from workers.opcua.tokens import (
+from workers.opcua.security.policies import BY_NAME, NO_SECURITY, Credentials, Policy
+from workers.opcua.security.tokens import (
     ANONYMOUS,
     CERTIFICATE,
     USER_NAME,

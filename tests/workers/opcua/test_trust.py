@@ -23,10 +23,10 @@ from tests.workers.opcua.made_certificates import (
     server,
     usage,
 )
-from workers.opcua.certificates import new_certificate, thumbprint
-from workers.opcua.pki import TrustLists
-from workers.opcua.security import BY_NAME
-from workers.opcua.trust import CertificateRefused, Purpose, Trusted, check_own, check_server
+from workers.opcua.security.certificates import new_certificate, thumbprint
+from workers.opcua.security.pki import TrustLists
+from workers.opcua.security.policies import BY_NAME
+from workers.opcua.security.trust import CertificateRefused, Purpose, Trusted, check_own, check_server
 
 MODERN = BY_NAME["Basic256Sha256"]
 # For URI and HOST, valid for a century; kept as text because what makes certificates no longer signs with SHA-1.

@@ -13,9 +13,9 @@ from engine.catalog.records import Tag
 from engine.catalog.tag_set import TagSet
 from tests.servers.opcua_server import OpcuaServer
 from tests.workers.opcua.sessions import session
+from workers.opcua.browsing.types import NodeTypes, read_types
 from workers.opcua.channel import Channel
-from workers.opcua.resolve import resolve
-from workers.opcua.types import NodeTypes, read_types
+from workers.opcua.monitoring.resolve import resolve
 
 SERVERS = ["asyncua_server", "open62541_server", "node_opcua_server"]
 STATES = {0: "Stopped", 1: "Running", 2: "Fault"}

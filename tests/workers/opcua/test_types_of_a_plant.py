@@ -14,9 +14,9 @@ from asyncua.common.structures104 import new_enum, new_struct, new_struct_field
 from tests.workers.opcua.plant import Plant
 from tests.workers.opcua.sessions import session
 from tests.workers.opcua.test_types import known, tags, texts
-from workers.opcua.browse import Walk
-from workers.opcua.resolve import resolve
-from workers.opcua.types import read_types
+from workers.opcua.browsing.browse import Walk
+from workers.opcua.browsing.types import read_types
+from workers.opcua.monitoring.resolve import resolve
 
 _STRUCTURE = ua.VariantType.ExtensionObject
 

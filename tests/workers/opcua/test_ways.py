@@ -12,7 +12,7 @@ from asyncua.ua.ua_binary import struct_from_binary
 from engine.catalog.records import ItemSettings, Tag
 from engine.catalog.tag_set import TagSet
 from engine.settings import OpcuaSettings
-from workers.opcua.ways import INTERVALS_MOST, Way, ways_of
+from workers.opcua.monitoring.ways import INTERVALS_MOST, Way, ways_of
 
 OURS = OpcuaSettings(publishing_interval_ms=500, sampling_interval_ms=250, queue_size=7)
 

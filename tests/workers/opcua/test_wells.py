@@ -7,7 +7,7 @@ from statistics import correlation, fmean
 import pytest
 
 from engine.readings import Quality, quality_of
-from workers.opcua.wells import TAGS, Sample, Well
+from workers.opcua.simulation.wells import TAGS, Sample, Well
 
 CASING, TUBING, OIL, GAS, WATER = range(5)
 LIMITS = {

@@ -19,12 +19,12 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from engine.errors import ConnectionRefused
-from workers.opcua.security import BY_URI, NO_SECURITY, SIGN_AND_ENCRYPT
+from workers.opcua.security.policies import BY_URI, NO_SECURITY, SIGN_AND_ENCRYPT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from workers.opcua.security import Credentials, Policy
+    from workers.opcua.security.policies import Credentials, Policy
 
 ANONYMOUS = "anonymous"
 USER_NAME = "user name"

@@ -14,13 +14,13 @@ from urllib.parse import urlsplit
 from asyncua import ua
 
 from engine.errors import ConnectionRefused
-from workers.opcua.security import AUTO, BY_URI, MODES, NO_SECURITY, mode_name
-from workers.opcua.tokens import TokenPolicy, choose_token, offered_tokens
+from workers.opcua.security.policies import AUTO, BY_URI, MODES, NO_SECURITY, mode_name
+from workers.opcua.security.tokens import TokenPolicy, choose_token, offered_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from workers.opcua.security import Credentials, Policy, SecurityWanted
+    from workers.opcua.security.policies import Credentials, Policy, SecurityWanted
 
 # https endpoints speak another protocol; some servers leave the profile empty.
 _BINARY_PROFILES = (None, "", "http://opcfoundation.org/UA-Profile/Transport/uatcp-uasc-uabinary")

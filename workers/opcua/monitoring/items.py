@@ -33,14 +33,14 @@ from asyncua.ua.status_codes import StatusCodes
 from engine._fastpath import decode_created_items, encode_create_items
 from engine.errors import ConnectionRefused, MalformedMessage
 from engine.metrics.names import MissingReason
-from workers.opcua.limits import TOO_MUCH_AT_ONCE, smaller
-from workers.opcua.monitoring import NO_SUBSCRIPTION, RANGE_REFUSED, Monitoring
-from workers.opcua.nodes import Form
-from workers.opcua.poll import probe
-from workers.opcua.resolve import SESSION_ENDED, pick_from_whole, resolve
+from workers.opcua.monitoring.limits import TOO_MUCH_AT_ONCE, smaller
+from workers.opcua.monitoring.nodes import Form
+from workers.opcua.monitoring.outcome import NO_SUBSCRIPTION, RANGE_REFUSED, Monitoring
+from workers.opcua.monitoring.poll import probe
+from workers.opcua.monitoring.resolve import SESSION_ENDED, pick_from_whole, resolve
+from workers.opcua.monitoring.subscribe import Subscription, try_subscription
+from workers.opcua.monitoring.ways import Way, ways_of
 from workers.opcua.seam import status_name
-from workers.opcua.subscribe import Subscription, try_subscription
-from workers.opcua.ways import Way, ways_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -51,8 +51,8 @@ if TYPE_CHECKING:
     from engine.catalog.tag_set import TagSet
     from engine.settings import OpcuaSettings
     from workers.opcua.channel import Channel
-    from workers.opcua.limits import Limits
-    from workers.opcua.nodes import Addresses, Places
+    from workers.opcua.monitoring.limits import Limits
+    from workers.opcua.monitoring.nodes import Addresses, Places
 
 _CREATE_ITEMS = 751  # CreateMonitoredItemsRequest_Encoding_DefaultBinary
 # With two the server waits for us as soon as we are late; with four it is busy all the time (bench subscribe).

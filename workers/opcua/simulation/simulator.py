@@ -8,7 +8,7 @@ Security is None and anyone may connect: it listens on loopback addresses only a
 thread, and every sample is a notification whatever sampling interval a client asks for: it is for
 demonstrations and functional tests, not for measuring throughput.
 
-`python -m workers.opcua.simulator --port 0` prints READY and the endpoint's address.
+`python -m workers.opcua.simulation.simulator --port 0` prints READY and the endpoint's address.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from asyncua import ua
 from asyncua.server.server import Server
 
 from engine.errors import ConfigurationError
-from workers.opcua.wells import TAGS, Sample, TagSpec, Well
+from workers.opcua.simulation.wells import TAGS, Sample, TagSpec, Well
 
 DEFAULT_WELLS = ("Permian", "Delaware")
 DEFAULT_PORT = 4840
@@ -226,7 +226,7 @@ async def _serve_process(arguments: argparse.Namespace) -> None:
 
 def main() -> int:
     """Run the simulator as a process of its own; `scada-engine simulate` is the command for people."""
-    parser = argparse.ArgumentParser(prog="python -m workers.opcua.simulator")
+    parser = argparse.ArgumentParser(prog="python -m workers.opcua.simulation.simulator")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT)
     parser.add_argument("--wells", type=int, default=len(DEFAULT_WELLS))

@@ -24,14 +24,20 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from engine.errors import ConnectionRefused
-from workers.opcua.certificates import CHAIN_MOST, alternative_names, describe, printable_name, read_chain
+from workers.opcua.security.certificates import (
+    CHAIN_MOST,
+    alternative_names,
+    describe,
+    printable_name,
+    read_chain,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from workers.opcua.pki import TrustLists
-    from workers.opcua.security import Policy
+    from workers.opcua.security.pki import TrustLists
+    from workers.opcua.security.policies import Policy
 
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 

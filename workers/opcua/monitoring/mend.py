@@ -13,16 +13,16 @@ import numpy as np
 
 from engine.metrics.names import MissingReason
 from workers.opcua.backoff import Backoff
-from workers.opcua.monitoring import NOT_MISSING
-from workers.opcua.resolve import follow_paths, read_namespaces
+from workers.opcua.monitoring.outcome import NOT_MISSING
+from workers.opcua.monitoring.resolve import follow_paths, read_namespaces
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from workers.opcua.channel import Channel
-    from workers.opcua.items import Items
-    from workers.opcua.limits import Limits
-    from workers.opcua.monitoring import Monitoring
+    from workers.opcua.monitoring.items import Items
+    from workers.opcua.monitoring.limits import Limits
+    from workers.opcua.monitoring.outcome import Monitoring
 
 # A minute after a PLC was loaded is soon enough; a server that has not changed for long is asked four times an hour.
 _FIRST_S, _MOST_S = 60.0, 900.0

@@ -14,14 +14,21 @@ from typing import TYPE_CHECKING
 import structlog
 
 from engine.errors import ConnectionRefused
-from workers.opcua.certificates import thumbprint
-from workers.opcua.trust import CertificateRefused, Purpose, Trusted, check_own, check_server, expires_soon
+from workers.opcua.security.certificates import thumbprint
+from workers.opcua.security.trust import (
+    CertificateRefused,
+    Purpose,
+    Trusted,
+    check_own,
+    check_server,
+    expires_soon,
+)
 
 if TYPE_CHECKING:
     from engine.settings import OpcuaSettings
-    from workers.opcua.endpoints import Endpoint
-    from workers.opcua.pki import Pki
-    from workers.opcua.security import OwnIdentity, Policy
+    from workers.opcua.security.endpoints import Endpoint
+    from workers.opcua.security.pki import Pki
+    from workers.opcua.security.policies import OwnIdentity, Policy
 
 log = structlog.get_logger(__name__)
 

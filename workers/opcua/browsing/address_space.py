@@ -26,12 +26,12 @@ from engine.catalog.node_ids import NodeAddress, NodeKind, parse_node_id
 from engine.errors import ConnectionRefused, InvalidInput
 from workers.opcua.bounds import BoundedBuffer
 from workers.opcua.channel import heed_cancellation
-from workers.opcua.limits import TOO_MUCH_AT_ONCE, read_limits, smaller
+from workers.opcua.monitoring.limits import TOO_MUCH_AT_ONCE, read_limits, smaller
 from workers.opcua.seam import status_name
 
 if TYPE_CHECKING:
     from workers.opcua.channel import Channel
-    from workers.opcua.limits import Limits
+    from workers.opcua.monitoring.limits import Limits
 
 ROOT = ua.NodeId(ua.Int32(ObjectIds.RootFolder))
 OBJECTS = ua.NodeId(ua.Int32(ObjectIds.ObjectsFolder))

@@ -15,11 +15,11 @@ from asyncua.ua.attribute_ids import AttributeIds
 from asyncua.ua.object_ids import ObjectIds
 
 from engine.structures import STRUCTURE, StructureDefinition, StructureField, StructureKind, StructureTypes
-from workers.opcua.address_space import value_of
-from workers.opcua.enum_names import PROPERTIES_MOST, TYPES_MOST, EnumNames, Problems, data_types_of
+from workers.opcua.browsing.address_space import value_of
+from workers.opcua.browsing.enum_names import PROPERTIES_MOST, TYPES_MOST, EnumNames, Problems, data_types_of
 
 if TYPE_CHECKING:
-    from workers.opcua.address_space import AddressSpace
+    from workers.opcua.browsing.address_space import AddressSpace
 
     Standard = Mapping[ua.NodeId, int | None]
 

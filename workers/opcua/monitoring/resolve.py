@@ -18,15 +18,15 @@ from asyncua.ua.ua_binary import nodeid_from_binary
 from asyncua.ua.uaerrors import UaStatusCodeError
 
 from engine.errors import ConnectionRefused, InvalidInput
-from workers.opcua.limits import TOO_MUCH_AT_ONCE, Limits, smaller
-from workers.opcua.nodes import NULL_NODE_ID, Addresses
-from workers.opcua.paths import TRANSLATE, decode_targets, encode_paths
+from workers.opcua.monitoring.limits import TOO_MUCH_AT_ONCE, Limits, smaller
+from workers.opcua.monitoring.nodes import NULL_NODE_ID, Addresses
+from workers.opcua.monitoring.paths import TRANSLATE, decode_targets, encode_paths
 from workers.opcua.seam import status_name
 
 if TYPE_CHECKING:
     from engine.catalog.tag_set import TagSet
     from workers.opcua.channel import Channel
-    from workers.opcua.nodes import Places
+    from workers.opcua.monitoring.nodes import Places
 
 # About 15 ms of parsing and encoding between two turns of the event loop, on a machine that is not idle.
 _PATHS_PER_CALL = 200

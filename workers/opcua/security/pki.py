@@ -32,8 +32,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from engine.errors import ConfigurationError, ConnectionRefused, InvalidInput, NotFound
-from workers.opcua.certificates import der, new_certificate, new_key, read_chain, thumbprint
-from workers.opcua.security import OwnIdentity
+from workers.opcua.security.certificates import der, new_certificate, new_key, read_chain, thumbprint
+from workers.opcua.security.policies import OwnIdentity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,11 +18,11 @@ from asyncua.ua.ua_binary import variant_to_binary
 from asyncua.ua.uaerrors import UaError
 
 from engine.structures import StructureTypes
-from workers.opcua.address_space import value_of
+from workers.opcua.browsing.address_space import value_of
 from workers.opcua.seam import status_name
 
 if TYPE_CHECKING:
-    from workers.opcua.address_space import AddressSpace
+    from workers.opcua.browsing.address_space import AddressSpace
 
 # No limit in the standard; what a person can still read.
 _SHOWN_MOST_CHARACTERS = 200

@@ -21,7 +21,7 @@ from asyncua.ua.attribute_ids import AttributeIds
 
 from engine.catalog.node_ids import PathPart
 from engine.errors import ConnectionRefused, InvalidInput
-from workers.opcua.address_space import (
+from workers.opcua.browsing.address_space import (
     HAS_PROPERTY,
     HIERARCHICAL,
     OBJECTS,
@@ -31,8 +31,8 @@ from workers.opcua.address_space import (
     AddressSpace,
     value_of,
 )
+from workers.opcua.browsing.variables import VariableFacts, read_variables, type_name
 from workers.opcua.seam import status_name
-from workers.opcua.variables import VariableFacts, read_variables, type_name
 
 if TYPE_CHECKING:
     from workers.opcua.channel import Channel

@@ -14,10 +14,10 @@ from asyncua import ua
 from asyncua.ua.attribute_ids import AttributeIds
 
 from engine.variants import storable
-from workers.opcua.address_space import HAS_PROPERTY, value_of
+from workers.opcua.browsing.address_space import HAS_PROPERTY, value_of
 
 if TYPE_CHECKING:
-    from workers.opcua.address_space import AddressSpace
+    from workers.opcua.browsing.address_space import AddressSpace
 
 # Of each kind, on one connection.
 TYPES_MOST = 1_000

@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Any
 from asyncua import ua
 
 from engine.errors import ConnectionRefused
-from workers.opcua.certificates import leaf_of
-from workers.opcua.endpoints import Endpoint, choose, read_endpoints
 from workers.opcua.faults import BAD_SIGNATURE
-from workers.opcua.security import NO_SECURITY
-from workers.opcua.tokens import TokenPolicy, choose_token, make_token
+from workers.opcua.security.certificates import leaf_of
+from workers.opcua.security.endpoints import Endpoint, choose, read_endpoints
+from workers.opcua.security.policies import NO_SECURITY
+from workers.opcua.security.tokens import TokenPolicy, choose_token, make_token
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from workers.opcua.seam import RawClient
-    from workers.opcua.security import Credentials, SecurityWanted
-    from workers.opcua.tokens import TokenChoice
+    from workers.opcua.security.policies import Credentials, SecurityWanted
+    from workers.opcua.security.tokens import TokenChoice
 
 # Part 4, 5.7.2: nonces have at least this many bytes.
 _NONCE_BYTES = 32

@@ -30,10 +30,10 @@ from engine.errors import ConnectionRefused
 from engine.metrics import Counter
 from engine.outcomes import Outcome
 from engine.readings import RawBatch
-from workers.opcua.limits import TOO_MUCH_AT_ONCE
-from workers.opcua.monitoring import RANGE_REFUSED, UNREADABLE
-from workers.opcua.nodes import Form
-from workers.opcua.resolve import SESSION_ENDED, pick_from_whole
+from workers.opcua.monitoring.limits import TOO_MUCH_AT_ONCE
+from workers.opcua.monitoring.nodes import Form
+from workers.opcua.monitoring.outcome import RANGE_REFUSED, UNREADABLE
+from workers.opcua.monitoring.resolve import SESSION_ENDED, pick_from_whole
 from workers.opcua.seam import status_name
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from engine.metrics import TenantSlots
     from engine.settings import OpcuaSettings
     from workers.opcua.channel import Channel
-    from workers.opcua.monitoring import Monitoring
-    from workers.opcua.nodes import Places
+    from workers.opcua.monitoring.nodes import Places
+    from workers.opcua.monitoring.outcome import Monitoring
     from workers.opcua.sink import Sink
 
 _READ = 631  # ReadRequest_Encoding_DefaultBinary

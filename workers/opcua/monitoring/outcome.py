@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engine.catalog.tag_set import TagSet
-    from workers.opcua.nodes import Addresses, Places, Problem
-    from workers.opcua.subscribe import Subscription
-    from workers.opcua.ways import Way
+    from workers.opcua.monitoring.nodes import Addresses, Places, Problem
+    from workers.opcua.monitoring.subscribe import Subscription
+    from workers.opcua.monitoring.ways import Way
 
 NOT_MISSING = 255
 NO_SUBSCRIPTION = 0xFFFF

@@ -16,15 +16,15 @@ from asyncua.ua.ua_binary import nodeid_from_binary
 
 from engine.errors import ConnectionRefused
 from engine.structures import StructureTypes
-from workers.opcua.address_space import AddressSpace
-from workers.opcua.definitions import Definitions
-from workers.opcua.enum_names import EnumNames, Names, Problems
+from workers.opcua.browsing.address_space import AddressSpace
+from workers.opcua.browsing.definitions import Definitions
+from workers.opcua.browsing.enum_names import EnumNames, Names, Problems
 
 if TYPE_CHECKING:
     from engine.catalog.tag_set import TagSet
     from workers.opcua.channel import Channel
-    from workers.opcua.limits import Limits
-    from workers.opcua.nodes import Addresses
+    from workers.opcua.monitoring.limits import Limits
+    from workers.opcua.monitoring.nodes import Addresses
 
 # What is known without asking: the structures of namespace 0 that variables hold.
 _STANDARD = StructureTypes()
