@@ -36,10 +36,13 @@ def _listing() -> str:
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a claim as the last line.")
 @click.option(
+    "--ratios", is_flag=True, help="Let ratios, counts and sizes alone decide the status: for noisy machines."
+)
+@click.option(
     "--dsn",
     help="Database server for `copy` and `start`; default: SCADA_TEST_DATABASE_URL, else one is started.",
 )
-def main(name: str | None, as_json: bool, dsn: str | None) -> None:
+def main(name: str | None, as_json: bool, ratios: bool, dsn: str | None) -> None:
     """Run what the command line says."""
     if name is None:
         click.echo("Claims (python -m bench NAME, or all):\n" + _listing())
@@ -51,7 +54,8 @@ def main(name: str | None, as_json: bool, dsn: str | None) -> None:
     reports = [
         _run(each, as_json=as_json, **(options if each in {"copy", "start"} else {})) for each in names
     ]
-    sys.exit(0 if all(report.holds for report in reports) else 1)
+    held = [report.holds_on_any_machine if ratios else report.holds for report in reports]
+    sys.exit(0 if all(held) else 1)
 
 
 def _run(name: str, *, as_json: bool, **options: Any) -> Report:

@@ -27,6 +27,8 @@ class Target:
     figure: str
     op: Literal["<=", ">="]
     limit: float
+    timed: bool = False
+    """How fast the machine is decides, too: on one that is slow or shared a miss says nothing of our code."""
 
     def holds(self, value: float) -> bool:
         """Return whether the value keeps the limit."""
@@ -46,7 +48,15 @@ class Report:
     @property
     def holds(self) -> bool:
         """Whether all targets hold."""
-        return all(target.holds(self.figures[target.figure]) for target in self.targets)
+        return self.holds_on_any_machine and all(self._holds(target) for target in self.targets)
+
+    @property
+    def holds_on_any_machine(self) -> bool:
+        """Whether all targets hold that are ratios, counts or sizes."""
+        return all(self._holds(target) for target in self.targets if not target.timed)
+
+    def _holds(self, target: Target) -> bool:
+        return target.holds(self.figures[target.figure])
 
     def as_json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""
@@ -58,7 +68,7 @@ class Report:
                     "figure": target.figure,
                     "op": target.op,
                     "limit": target.limit,
-                    "holds": target.holds(self.figures[target.figure]),
+                    "holds": self._holds(target),
                 }
                 for target in self.targets
             ],
