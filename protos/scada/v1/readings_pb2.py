@@ -17,7 +17,7 @@ _runtime_version.ValidateProtobufRuntimeVersion(
     '',
     'scada/v1/readings.proto'
 )
-# protoc_insertion_point(imports)
+# @@protoc_insertion_point(imports)
 
 _sym_db = _symbol_database.Default()
 
@@ -54,4 +54,4 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_READINGCOLUMNS']._serialized_end=1227
   _globals['_READINGSERVICE']._serialized_start=1324
   _globals['_READINGSERVICE']._serialized_end=1600
-# protoc_insertion_point(module_scope)
+# @@protoc_insertion_point(module_scope)
