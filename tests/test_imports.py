@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("engine", "workers", "migrations", "bench", "tests")
+ROOMS = ("engine", "workers", "migrations", "bench", "fuzz", "tests")
 
 # What every stage may use. These import each other only, and `pipeline`, the one place that wires, imports all.
 BASE = {
@@ -127,7 +127,11 @@ def engine_modules_of(entry: Import) -> str | None:
 
 
 def test_the_engine_knows_nothing_of_those_who_run_it() -> None:
-    wrong = [entry for entry in imports("engine") if entry.package in {"workers", "bench", "tests", "scada"}]
+    wrong = [
+        entry
+        for entry in imports("engine")
+        if entry.package in {"workers", "bench", "fuzz", "tests", "scada"}
+    ]
     assert wrong == []
 
 
@@ -137,7 +141,7 @@ def test_the_engine_starts_no_processes() -> None:
 
 def test_nothing_that_we_ship_imports_tests_or_benchmarks() -> None:
     shipped = [*imports("engine"), *imports("workers"), *imports("migrations")]
-    assert [entry for entry in shipped if entry.package in {"tests", "bench"}] == []
+    assert [entry for entry in shipped if entry.package in {"tests", "bench", "fuzz"}] == []
 
 
 def test_stages_import_the_base_and_not_each_other() -> None:
