@@ -32,12 +32,6 @@ class Ring:
         Raises ValueError for columns that do not belong together, and for more rows than the ring's capacity.
         """
 
-    def newest_into(self, newest_us: NDArray[np.int64]) -> None:
-        """Set newest_us[slot] to the time of each row in the ring, oldest row first: the last one of a slot stays.
-
-        Raises ValueError, having set nothing, for a slot beyond the array's end.
-        """
-
 @final
 class Publish:
     """What one publish response said, beside the readings that went into the ring.

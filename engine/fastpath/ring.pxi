@@ -107,22 +107,6 @@ cdef class Ring:
         self.head += <uint64_t>rows
         return batch
 
-    def newest_into(self, newest_us):
-        """Set newest_us[slot] to the time of each row in the ring, oldest row first: the last one of a slot stays.
-
-        `newest_us` is an int64 buffer by slot. Raises ValueError, having set nothing, for a slot beyond its end.
-        """
-        cdef int64_t[::1] newest = newest_us
-        cdef Py_ssize_t place
-        cdef uint64_t row
-        for row in range(self.head, self.tail):
-            place = <Py_ssize_t>(row % <uint64_t>self.capacity_rows)
-            if self.slot[place] >= <uint64_t>newest.shape[0]:
-                raise ValueError(f"newest_us: {newest.shape[0]} places, and slot {self.slot[place]} in the ring")
-        for row in range(self.head, self.tail):
-            place = <Py_ssize_t>(row % <uint64_t>self.capacity_rows)
-            newest[self.slot[place]] = self.ts_us[place]
-
     cdef int copy_column(self, column, const char* source, Py_ssize_t item_bytes, Py_ssize_t rows) except -1:
         """Copy `rows` items from the oldest on into a numpy array of the same item size."""
         if rows == 0:

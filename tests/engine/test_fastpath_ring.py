@@ -95,31 +95,3 @@ def test_texts_that_do_not_match_the_kinds_are_refused(texts: dict[int, str]) ->
     with pytest.raises(ValueError, match="text"):
         ring.append(RawBatch(good.ts_us, good.slot, good.status, good.value, good.kind, texts))
     assert len(ring) == 0
-
-
-@settings(max_examples=100, deadline=None)
-@given(turned=st.integers(0, 6), slots=st.lists(st.integers(0, 4), max_size=7))
-def test_the_newest_times_are_those_of_the_last_row_of_each_slot(turned: int, slots: list[int]) -> None:
-    ring = Ring(7)
-    ring.append(batch(0, turned))
-    ring.drain(turned)
-    rows = batch(0, len(slots))
-    ring.append(
-        RawBatch(rows.ts_us, np.array(slots, np.uint32), rows.status, rows.value, rows.kind, rows.texts)
-    )
-    newest_us = np.full(5, -1, np.int64)
-    ring.newest_into(newest_us)
-    expected = [-1] * 5
-    for row, slot in enumerate(slots):
-        expected[slot] = row * 10
-    assert newest_us.tolist() == expected
-    assert len(ring) == len(slots)
-
-
-def test_newest_times_are_not_set_in_part_when_a_slot_has_no_place() -> None:
-    ring = Ring(7)
-    ring.append(batch(0, 3))
-    newest_us = np.full(2, -1, np.int64)
-    with pytest.raises(ValueError, match="newest_us: 2 places, and slot 2 in the ring"):
-        ring.newest_into(newest_us)
-    assert newest_us.tolist() == [-1, -1]

@@ -7,7 +7,6 @@ nothing refuse all the same; then the request is halved.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -41,11 +40,8 @@ class Limits:
     nodes_per_translate: int | None = None
     nodes_per_history_read: int | None = None
     items_per_call: int | None = None
-    items: int | None = None
-    """Of all sessions together."""
     items_per_subscription: int | None = None
     subscriptions_per_session: int | None = None
-    least_sampling_ms: float | None = None
 
 
 _NODES = {
@@ -56,10 +52,8 @@ _NODES = {
     ),
     "nodes_per_history_read": ObjectIds.Server_ServerCapabilities_OperationLimits_MaxNodesPerHistoryReadData,
     "items_per_call": ObjectIds.Server_ServerCapabilities_OperationLimits_MaxMonitoredItemsPerCall,
-    "items": ObjectIds.Server_ServerCapabilities_MaxMonitoredItems,
     "items_per_subscription": ObjectIds.Server_ServerCapabilities_MaxMonitoredItemsPerSubscription,
     "subscriptions_per_session": ObjectIds.Server_ServerCapabilities_MaxSubscriptionsPerSession,
-    "least_sampling_ms": ObjectIds.Server_ServerCapabilities_MinSupportedSampleRate,
 }
 _MOST_UINT32 = 0xFFFF_FFFF
 
@@ -74,10 +68,7 @@ async def read_limits(channel: Channel) -> Limits:
         values = []
         for node_id in node_ids:
             values += await _values(channel, [node_id]) or [None]
-    known = dict(zip(names, values, strict=True))
-    least = known.pop("least_sampling_ms")
-    counts = {name: _count(value) for name, value in known.items()}
-    return Limits(**counts, least_sampling_ms=_duration(least))
+    return Limits(**{name: _count(value) for name, value in zip(names, values, strict=True)})
 
 
 def smaller(most: int, limit: int | None) -> int:
@@ -98,8 +89,3 @@ async def _values(channel: Channel, node_ids: Sequence[ua.NodeId]) -> list[objec
 
 def _count(value: object) -> int | None:
     return value if type(value) is int and 0 < value <= _MOST_UINT32 else None
-
-
-def _duration(value: object) -> float | None:
-    fits = isinstance(value, int | float) and math.isfinite(value) and value > 0
-    return float(value) if fits and isinstance(value, int | float) else None
