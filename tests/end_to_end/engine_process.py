@@ -46,6 +46,14 @@ def until(what: str, probe: Callable[[], T | None], *, timeout_s: float = 20.0, 
         time.sleep(poll_s)
 
 
+def _is_running(child: psutil.Process, kind: str) -> bool:
+    """Tell whether a child is of one kind and alive; it may end, and be reaped, between two of these questions."""
+    try:
+        return child.name().startswith(f"scada-{kind}"[:15]) and child.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 @dataclass
 class Engine:
     """A running engine and what its ports say."""
@@ -93,11 +101,7 @@ class Engine:
 
     def children(self, kind: str) -> list[psutil.Process]:
         """Return the engine's child processes of one kind: ingest, aggregator or front."""
-        return [
-            child
-            for child in psutil.Process(self.process.pid).children()
-            if child.name().startswith(f"scada-{kind}"[:15]) and child.status() != psutil.STATUS_ZOMBIE
-        ]
+        return [child for child in psutil.Process(self.process.pid).children() if _is_running(child, kind)]
 
     def stop(self, signum: int = signal.SIGTERM, timeout_s: float = 30.0) -> int:
         """Send a signal, wait for the end, return the exit status."""
