@@ -11,6 +11,11 @@
     │   ├── DatabaseNotMigrated   tables are missing or older than this engine                        retry
     │   ├── DatabaseTooNew        a newer engine migrated it; this one must not touch it
     │   └── DatabaseRejected      the statement or a row is refused; the same bytes fail again
+    ├── JournalError            a tenant's journal cannot be used; carries the file or folder
+    │   ├── JournalUnavailable    its disk is full or fails, or another process has it              retry
+    │   ├── JournalTooNew         a newer engine wrote it; this one must not touch it
+    │   └── JournalForeign        it was written for another database than the tenant's
+    ├── StreamTakenOver         another process has taken over this stream; this one must stop
     └── MigrationError          a migration failed, or an applied file was changed
 
 `retry` marks errors that may go away by themselves: the caller backs off and tries again. For all others a person
@@ -82,6 +87,32 @@ class DatabaseTooNew(DatabaseError):
 
 class DatabaseRejected(DatabaseError):
     """The server refused the statement or a row for what it says; sending it again fails again."""
+
+
+class JournalError(ScadaError):
+    """A tenant's journal cannot be used. `path` is the file or the folder that it is about."""
+
+    def __init__(self, message: str, path: str) -> None:
+        super().__init__(f"{path}: {message}")
+        self.path = path
+
+
+class JournalUnavailable(JournalError):
+    """The journal's disk is full or fails, or another process has the journal open."""
+
+    retry = True
+
+
+class JournalTooNew(JournalError):
+    """A segment was written by a newer engine, in a format that this one does not know."""
+
+
+class JournalForeign(JournalError):
+    """The journal was written for another database than the one that the tenant has now."""
+
+
+class StreamTakenOver(ScadaError):
+    """Another process has taken over the stream: its epoch is higher. Whoever gets this must stop writing."""
 
 
 class MigrationError(ScadaError):

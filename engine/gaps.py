@@ -35,6 +35,8 @@ class Cause(IntEnum):
     """The server sent a message that never came and that it could not send again."""
     OVERFLOW = 4
     """The server's queue for the tag was full, and it said so."""
+    JOURNAL = 5
+    """Frames of the journal were lost: readings of any tag may have been in them."""
 
     @property
     def label(self) -> str:

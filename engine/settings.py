@@ -69,6 +69,22 @@ class OpcuaSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class JournalSettings:
+    """How readings are kept on disk until a tenant's database has them; see engine/journal."""
+
+    # A folder for each tenant in it. Empty: the folder scada-engine/journal in the user's state folder
+    # ($XDG_STATE_HOME, ~/.local/state).
+    folder: str = ""
+    # Of each tenant. A reading takes 25 bytes: 4 GiB hold 5 000 readings/s for nine hours.
+    quota_mb: int = 4_096
+    segment_mb: int = 64
+    # Readings that arrive within this time share one fdatasync; an acknowledgement waits so long at most, and for it.
+    group_ms: float = 10.0
+    # Segments are kept so long after their commit, for a database that loses commits in a failover.
+    grace_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that can be set, with its default."""
 
@@ -85,6 +101,13 @@ class Settings:
     ring_rows: int = 262_144
     catalog_refresh_s: float = 5.0
     database_retry_most_s: float = 30.0
+    # Connections of one worker to one database server, all tenants on it together.
+    database_connections: int = 16
+    # A reading that is later than its arrival by more than this, or before 1990, is quarantined: it would make chunks
+    # of its own.
+    reading_ahead_most_s: float = 86_400.0
+    # A process that keeps dying is started again after at most this time.
+    restart_backoff_most_s: float = 30.0
     stop_deadline_s: float = 20.0
     max_query_days: int = 366
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -92,12 +115,15 @@ class Settings:
     # 32 bytes, base64: seals passwords and DSNs in the databases. Needed only where there are some.
     secrets_key: str = ""
     opcua: OpcuaSettings = field(default_factory=OpcuaSettings)
+    journal: JournalSettings = field(default_factory=JournalSettings)
 
     def worker_count(self) -> int:
         """Return the number of ingest workers; auto is one a processor that this process may use."""
         return len(os.sched_getaffinity(0)) if self.workers == "auto" else self.workers
 
 
+# In the user's state folder, unless they are set.
+_STATE_FOLDERS = {"opcua.pki_folder": "pki", "journal.folder": "journal"}
 _LIMITS: dict[str, tuple[float, float]] = {
     "workers": (1, 256),
     "metrics_port": (0, 65535),
@@ -110,6 +136,13 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "database_retry_most_s": (0.1, 3_600),
     "stop_deadline_s": (0.1, 3_600),
     "max_query_days": (1, 36_600),
+    "database_connections": (2, 10_000),
+    "reading_ahead_most_s": (0, 1e10),
+    "restart_backoff_most_s": (0.1, 3_600),
+    "journal.quota_mb": (1, 1 << 24),
+    "journal.segment_mb": (1, 64),
+    "journal.group_ms": (0, 20),
+    "journal.grace_s": (0, 604_800),
     "opcua.publishing_interval_ms": (1, 3_600_000),
     "opcua.sampling_interval_ms": (-1, 3_600_000),
     "opcua.queue_size": (1, 1_000_000),
@@ -145,8 +178,9 @@ def load(
         {path: (value, f"flag for {path}") for path, value in (flags or {}).items() if value is not None},
     )
     if state := (os.environ if environment is None else environment).get("XDG_STATE_HOME"):
-        merged["opcua.pki_folder"] = str(Path(state) / "scada-engine" / "pki")
-        origin["opcua.pki_folder"] = "XDG_STATE_HOME"
+        for path, name in _STATE_FOLDERS.items():
+            merged[path] = str(Path(state) / "scada-engine" / name)
+            origin[path] = "XDG_STATE_HOME"
     known = _paths(Settings)
     for source in sources:
         for path, (value, where) in source.items():
@@ -246,7 +280,7 @@ def _validate(merged: Mapping[str, Any], origin: Mapping[str, str]) -> Settings:
             place = place.setdefault(parent, {})
         place[leaf] = value
     # pydantic reads its configuration from the class; set here, so that importing this module does not need it.
-    for cls in (Settings, OpcuaSettings):
+    for cls in (Settings, OpcuaSettings, JournalSettings):
         setattr(cls, "__pydantic_config__", ConfigDict(extra="forbid"))  # noqa: B010
     try:
         settings = TypeAdapter(Settings).validate_python(nested)

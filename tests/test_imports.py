@@ -24,6 +24,7 @@ BASE = {
     "errors",
     "readings",
     "gaps",
+    "frames",
     "settings",
     "version",
     "secrets",
@@ -33,7 +34,7 @@ BASE = {
     "_fastpath",
 }
 # A stage that outgrew one file: a folder of that name, or all files whose names begin so.
-STAGES_OF_SEVERAL_FILES = ("catalog", "query", "metrics")
+STAGES_OF_SEVERAL_FILES = ("catalog", "query", "metrics", "journal", "store", "pipeline")
 
 # A library's owner, or owners: files, or rooms with all their files. Not held for bench, which compares us with the
 # libraries themselves.

@@ -166,6 +166,9 @@ def process_families(sample: PageSample) -> Iterator[Metric]:
     yield _histogram(
         names.WRITE_LATENCY, names.WRITE_SECONDS_BOUNDS, [tenant.write_seconds for tenant in tenants]
     )
+    yield _histogram(
+        names.SYNC_LATENCY, names.SYNC_SECONDS_BOUNDS, [tenant.sync_seconds for tenant in tenants]
+    )
     labels = ["process", "index"]
     up = GaugeMetricFamily(names.PROCESS_UP.name, names.PROCESS_UP.help, labels=labels)
     restarts = CounterMetricFamily(names.PROCESS_RESTARTS.name, names.PROCESS_RESTARTS.help, labels=labels)

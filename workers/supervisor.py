@@ -38,7 +38,6 @@ _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP}
 _POLL_S = 0.02
 _IDLE_POLL_S = 1.0
 _BACKOFF_FIRST_S = 0.1
-_BACKOFF_MOST_S = 30.0
 # A child that ran this long was healthy: its next death starts the back-off from the beginning.
 _HEALTHY_S = 60.0
 # This many deaths without a healthy stretch are a crash loop that a person has to look at.
@@ -147,7 +146,7 @@ class Supervisor:
             self._failed = EXIT_CONFIGURATION
             return
         child.deaths = 1 if lived_s >= _HEALTHY_S else child.deaths + 1
-        wait_s = min(_BACKOFF_MOST_S, _BACKOFF_FIRST_S * 2 ** min(child.deaths - 1, 16))
+        wait_s = min(self.settings.restart_backoff_most_s, _BACKOFF_FIRST_S * 2 ** min(child.deaths - 1, 16))
         child.due_s = time.monotonic() + wait_s
         say = log.error if child.deaths >= _CRASH_LOOP else log.warning
         say(

@@ -5,12 +5,15 @@ In 8-byte words of the machine's byte order:
     header      word 0 magic "SCADAMET", 1 version, 2 ingest shards, 3 fronts, 4 tenants a block, 5 bytes of the page
     supervisor  from byte 4096; for each process 8 words: 0 deaths, 1 pid that died last, 2 its exit status (minus the
                 signal for a killed one, as a signed word); padded to 4096 bytes
-    blocks      one a process: ingest shards 0 .. n-1, the aggregator, the fronts, REST; each 4096 + 1024 * 1024 bytes
+    blocks      one a process: ingest shards 0 .. n-1, the aggregator, the fronts, REST; each 4096 + 1024 * 2048 bytes
       process   word 0 state, 1 pid, 2 heartbeat in us of CLOCK_MONOTONIC, 3 start in us since 1970, 4 tenants in use
-      tenants   from byte 4096 of the block, 1024 bytes each: word 0 sequence, 1 active, 2 bytes of the slug,
-                3-10 slug (UTF-8), 16-47 counters, 48-55 drops by reason, 56-71 gauges (float64),
+      tenants   from byte 4096 of the block, 2048 bytes each: word 0 sequence, 1 active, 2 bytes of the slug,
+                3-10 slug (UTF-8), 11-13 settled (see below), 16-47 counters, 48-55 drops by reason, 56-71 gauges (float64),
                 72-87 batches by rows, 88 sum of rows (float64), 89-104 writes by seconds, 105 sum of seconds (float64),
-                106-121 missing tags by reason
+                106-121 missing tags by reason, 128-143 journal syncs by seconds, 144 their sum (float64)
+
+Settled: the low half of the stream's UUID, and how many of its readings were committed and quarantined, by the
+database, when the counters were last brought up to it. A successor counts from there.
 """
 
 from __future__ import annotations
@@ -20,12 +23,12 @@ from enum import IntEnum
 
 BYTE_ORDER = sys.byteorder
 MAGIC = int.from_bytes(b"SCADAMET", BYTE_ORDER)
-VERSION = 2
+VERSION = 3
 WORD = 8
 PAGE_WORDS = 4096 // WORD
 # Slots for all tenants that a shard has had since the supervisor started; the aim is some hundreds in all.
 TENANTS_PER_BLOCK = 1_024
-TENANT_WORDS = 1024 // WORD
+TENANT_WORDS = 2048 // WORD
 BLOCK_WORDS = PAGE_WORDS + TENANTS_PER_BLOCK * TENANT_WORDS
 SUPERVISOR_WORDS_PER_PROCESS = 8
 SLUG_MOST_BYTES = 64
@@ -67,6 +70,7 @@ class TenantWord(IntEnum):
     ACTIVE = 1
     SLUG_BYTES = 2
     SLUG = 3
+    SETTLED = 11
     COUNTERS = 16
     DROPPED = 48
     GAUGES = 56
@@ -75,6 +79,8 @@ class TenantWord(IntEnum):
     WRITE_SECONDS = 89
     WRITE_SECONDS_SUM = 105
     MISSING = 106
+    SYNC_SECONDS = 128
+    SYNC_SECONDS_SUM = 144
 
 
 def supervisor_word(place: int) -> int:

@@ -33,6 +33,10 @@ class Counter(IntEnum):
     BACKFILLED = 14
     OVERFLOWS = 15
     GAPS = 16
+    QUARANTINED = 17
+    REPLAYED = 18
+    LOST_FRAMES = 19
+    JOURNAL_FAILURES = 20
 
 
 class DropReason(IntEnum):
@@ -40,7 +44,7 @@ class DropReason(IntEnum):
 
     UNKNOWN_HANDLE = 0
     WORKER_KILLED = 1
-    STOPPED = 2  # the deadline of a graceful stop passed before the database took them
+    STOPPED = 2  # with durability memory: a stop's deadline passed before the database took them
     REPEATED = 3  # a server told again, after a new subscription or a poll, what is stored already
 
     @property
@@ -58,6 +62,12 @@ class Gauge(IntEnum):
     WANTED_ITEMS = 3
     IN_FLIGHT = 4
     DATABASE_UP = 5
+    BACKLOG = 6
+    BACKLOG_AGE_S = 7
+    JOURNAL_BYTES = 8
+    JOURNAL_QUOTA_BYTES = 9
+    ACCEPTING = 10
+    HELD = 11
 
 
 class MissingReason(IntEnum):
@@ -167,6 +177,21 @@ COUNTERS = {
         "scada_reading_gaps_total",
         "Intervals of a tag that could not be recovered, recorded in reading_gaps.",
     ),
+    Counter.QUARANTINED: Described(
+        "scada_readings_quarantined_total",
+        "Readings that the tenant's database cannot hold; they are in its quarantine, each with the reason.",
+    ),
+    Counter.REPLAYED: Described(
+        "scada_readings_replayed_total",
+        "Readings read from the journal again: after a crash, an outage, or commits that the database lost.",
+    ),
+    Counter.LOST_FRAMES: Described(
+        "scada_journal_holes_total",
+        "Places where the journal has lost frames (corrupt, missing, foreign); each is a gap of all tags.",
+    ),
+    Counter.JOURNAL_FAILURES: Described(
+        "scada_journal_failures_total", "Times the journal's disk did not take or sync what was written."
+    ),
 }
 DROPPED = Described(
     "scada_readings_dropped_total",
@@ -188,10 +213,28 @@ GAUGES = {
         "scada_wanted_items", "Tags that are mapped on this tenant's enabled connections."
     ),
     Gauge.IN_FLIGHT: Described(
-        "scada_readings_in_flight", "Readings in a worker's memory: received, not yet committed or dropped."
+        "scada_readings_in_flight",
+        "Readings in a worker's memory or journal: received, not yet committed, quarantined or dropped.",
     ),
     Gauge.DATABASE_UP: Described(
         "scada_database_up", "1 if the tenant's database answered the last time it was used, 0 if it did not."
+    ),
+    Gauge.BACKLOG: Described(
+        "scada_backlog_readings", "Readings in the journal that wait for the database; part of in flight."
+    ),
+    Gauge.BACKLOG_AGE_S: Described(
+        "scada_backlog_age_seconds", "How long the oldest reading in the journal has waited for the database."
+    ),
+    Gauge.JOURNAL_BYTES: Described("scada_journal_bytes", "Bytes of the tenant's journal on disk."),
+    Gauge.JOURNAL_QUOTA_BYTES: Described(
+        "scada_journal_quota_bytes", "Bytes that the tenant's journal may have; full means: publishing stops."
+    ),
+    Gauge.ACCEPTING: Described(
+        "scada_accepting", "1 if the tenant's journal takes readings, 0 while it is full or its disk fails."
+    ),
+    Gauge.HELD: Described(
+        "scada_stream_held",
+        "1 if the database refuses the tenant's readings in a way that waiting does not mend: look at the log.",
     ),
 }
 UNMONITORED = Described(
@@ -201,11 +244,15 @@ UNMONITORED = Described(
 )
 ACCOUNTING_DIFFERENCE = Described(
     "scada_accounting_difference",
-    "received - ingested - dropped - in flight. Anything but 0 means that readings were lost or counted twice.",
+    "received - ingested - quarantined - dropped - in flight. Anything but 0 means that readings were lost or counted twice.",
 )
 BATCH_SIZE = Described("scada_batch_size", "Rows in each batch that was committed, all tenants together.")
 WRITE_LATENCY = Described(
     "scada_db_write_latency_seconds", "Time from handing over a batch to its commit, all tenants together."
+)
+SYNC_LATENCY = Described(
+    "scada_journal_sync_seconds",
+    "Time from handing frames to the journal until they are on disk, all tenants together.",
 )
 PROCESS_UP = Described(
     "scada_process_up", "1 if the process is ready and its heartbeat is fresh, 0 if it is not."
@@ -236,3 +283,21 @@ BATCH_ROWS_BOUNDS = (
 )
 # From a local commit (1 ms) to the timeout of a write (tens of seconds).
 WRITE_SECONDS_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+# From a fast disk (0.2 ms) to one that hangs.
+SYNC_SECONDS_BOUNDS = (
+    0.000_5,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from engine.metrics.layout import WORD, ProcessWord, SupervisorWord, TenantWord
 from engine.metrics.names import (
     BATCH_ROWS_BOUNDS,
+    SYNC_SECONDS_BOUNDS,
     WRITE_SECONDS_BOUNDS,
     Counter,
     DropReason,
@@ -41,6 +42,8 @@ def _tenant_struct() -> Struct:
         (TenantWord.WRITE_SECONDS, f"{len(WRITE_SECONDS_BOUNDS) + 1}Q", len(WRITE_SECONDS_BOUNDS) + 1),
         (TenantWord.WRITE_SECONDS_SUM, "d", 1),
         (TenantWord.MISSING, f"{len(MissingReason)}Q", len(MissingReason)),
+        (TenantWord.SYNC_SECONDS, f"{len(SYNC_SECONDS_BOUNDS) + 1}Q", len(SYNC_SECONDS_BOUNDS) + 1),
+        (TenantWord.SYNC_SECONDS_SUM, "d", 1),
     )
     text, at = "@", 0
     for first, form, words in parts:
@@ -57,6 +60,7 @@ _GAUGES = slice(_DROPPED.stop, _DROPPED.stop + len(Gauge))
 _BATCH_ROWS = slice(_GAUGES.stop, _GAUGES.stop + len(BATCH_ROWS_BOUNDS) + 1)
 _WRITE_SECONDS = slice(_BATCH_ROWS.stop + 1, _BATCH_ROWS.stop + 1 + len(WRITE_SECONDS_BOUNDS) + 1)
 _MISSING = slice(_WRITE_SECONDS.stop + 1, _WRITE_SECONDS.stop + 1 + len(MissingReason))
+_SYNC_SECONDS = slice(_MISSING.stop, _MISSING.stop + len(SYNC_SECONDS_BOUNDS) + 1)
 _OF_A_LIVING_WORKER = frozenset({Gauge.ACTIVE_CONNECTIONS, Gauge.MONITORED_ITEMS})
 
 
@@ -87,12 +91,13 @@ class TenantSample:
     missing: tuple[int, ...]
     batch_rows: HistogramSample
     write_seconds: HistogramSample
+    sync_seconds: HistogramSample
 
     @property
     def accounting_difference(self) -> int:
-        """Readings that are neither committed, nor dropped, nor in flight; 0 when every one is accounted for."""
-        known = self.counters[Counter.COMMITTED] + sum(self.dropped) + int(self.gauges[Gauge.IN_FLIGHT])
-        return self.counters[Counter.RECEIVED] - known
+        """Readings that are neither committed, quarantined, dropped nor in flight; 0: each is accounted for."""
+        settled = self.counters[Counter.COMMITTED] + self.counters[Counter.QUARANTINED] + sum(self.dropped)
+        return self.counters[Counter.RECEIVED] - settled - int(self.gauges[Gauge.IN_FLIGHT])
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +170,7 @@ def read_tenant(u64: memoryview, base: int, *, exited: bool) -> TenantSample:
         missing=missing,
         batch_rows=HistogramSample(words[_BATCH_ROWS], words[_BATCH_ROWS.stop]),
         write_seconds=HistogramSample(words[_WRITE_SECONDS], words[_WRITE_SECONDS.stop]),
+        sync_seconds=HistogramSample(words[_SYNC_SECONDS], words[_SYNC_SECONDS.stop]),
     )
 
 
@@ -190,4 +196,5 @@ def _sum(one: TenantSample, other: TenantSample) -> TenantSample:
         missing=tuple(map(add, one.missing, other.missing)),
         batch_rows=one.batch_rows + other.batch_rows,
         write_seconds=one.write_seconds + other.write_seconds,
+        sync_seconds=one.sync_seconds + other.sync_seconds,
     )

@@ -22,6 +22,7 @@ from engine.metrics.layout import (
 )
 from engine.metrics.names import (
     BATCH_ROWS_BOUNDS,
+    SYNC_SECONDS_BOUNDS,
     WRITE_SECONDS_BOUNDS,
     Counter,
     DropReason,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 _COUNTERS, _DROPPED, _GAUGES = int(TenantWord.COUNTERS), int(TenantWord.DROPPED), int(TenantWord.GAUGES)
 _BATCH_ROWS, _BATCH_ROWS_SUM = int(TenantWord.BATCH_ROWS), int(TenantWord.BATCH_ROWS_SUM)
 _MISSING = int(TenantWord.MISSING)
+_SYNC_SECONDS, _SYNC_SECONDS_SUM = int(TenantWord.SYNC_SECONDS), int(TenantWord.SYNC_SECONDS_SUM)
 _WRITE_SECONDS, _WRITE_SECONDS_SUM = int(TenantWord.WRITE_SECONDS), int(TenantWord.WRITE_SECONDS_SUM)
 
 
@@ -153,6 +155,11 @@ class TenantSlots:
         f64[base + _BATCH_ROWS_SUM] += rows
         u64[base + _WRITE_SECONDS + bisect_left(WRITE_SECONDS_BOUNDS, seconds)] += 1
         f64[base + _WRITE_SECONDS_SUM] += seconds
+
+    def observe_sync(self, seconds: float) -> None:
+        """Put the time that the journal's disk took into the histogram."""
+        self._u64[self._base + _SYNC_SECONDS + bisect_left(SYNC_SECONDS_BOUNDS, seconds)] += 1
+        self._f64[self._base + _SYNC_SECONDS_SUM] += seconds
 
     def together(self) -> TenantSlots:
         """Change several numbers as one: `with slots.together(): ...`. No await inside; may be nested."""

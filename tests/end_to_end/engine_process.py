@@ -122,6 +122,7 @@ def running_engine(
         "METRICS_PORT": str(metrics_port),
         "GRPC_PORT": str(grpc_port),
         "SCADA_REST_PORT": str(free_port()),
+        "SCADA_JOURNAL__FOLDER": str(folder / "journal"),
         "BUFFER_DURATION_MS": "200",
         "SCADA_CATALOG_REFRESH_S": "0.5",
         "SCADA_OPCUA__PUBLISHING_INTERVAL_MS": "100",

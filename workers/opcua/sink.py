@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from uuid import UUID
 
+    from engine.frames import Position
     from engine.metrics.names import MissingReason
     from workers.opcua.channel import ChosenEndpoint
     from workers.opcua.monitoring.outcome import Monitoring
@@ -38,11 +39,29 @@ class ConnectionReport:
     """What became of each tag; a live object, of the moment in which it is read."""
 
 
+class Message(NamedTuple):
+    """A message whose values are all in the ring."""
+
+    position: Position
+    durable: Callable[[Position], None]
+    """Called when its values are in the journal for good: from then on it may be acknowledged."""
+
+
 class Sink(Protocol):
     """Whoever owns the ring and the catalog."""
 
-    def stored(self, rows: int) -> None:
-        """Take note of rows that went into the ring, and count them as received."""
+    @property
+    def accepting(self) -> bool:
+        """False while the journal takes nothing: no publish request may go out."""
+
+    def on_accepting(self, call: Callable[[], None]) -> Callable[[], None]:
+        """Have `call` called each time that `accepting` has changed; return what ends that."""
+
+    def stored(self, rows: int, message: Message | None = None) -> None:
+        """Take note of rows that went into the ring, and count them as received.
+
+        With a message, also when it brought no rows: it becomes durable behind everything that is in the ring now.
+        """
 
     async def wait_for_space(self) -> None:
         """Return after rows of the ring were freed."""

@@ -1,0 +1,70 @@
+"""The journal: a tenant's readings on disk, from the moment they leave the ring until the database has them for good.
+
+Owns the files of one stream: append, fdatasync, recovery, trim, quota. Knows no database and no OPC UA; what a frame is
+stands in engine/frames.py. This docstring is the format's specification; tests hold it, byte by byte.
+
+Folder of a tenant, <journal.folder>/<slug>, mode 0700:
+
+    lock                                    flock(2) by the one process that owns the stream
+    <epoch:08x>-<first sequence:016x>.seg   segments; their names sort in the order of the stream
+    checkpoint                              what the database is known to have; may be lost, see below
+    corrupt/                                bytes that were no frames, and segments of others: kept for a person
+    sessions/                               OPC UA sessions (workers.opcua.remembered); not the journal's
+
+A segment is a header and then records, all numbers little-endian, every record at a multiple of 8 bytes from the start
+of the file, padded with zeros:
+
+    header, 96 bytes
+       0  magic "SCADAJNL"                8 bytes
+       8  format version                  u32, now 1
+      12  CRC32C of bytes 16 .. 95        u32
+      16  stream                          16 bytes, a UUID
+      32  tenant                          16 bytes, a UUID
+      48  database                        16 bytes, the UUID in its database_identity
+      64  epoch of the owner              u64
+      72  first sequence of this segment  u64
+      80  sequence before the first       u64, 0 for the first of a stream
+      88  made at                         i64, microseconds since 1970
+    record: header, 56 bytes, then the payload
+       0  magic "SREC"                    4 bytes; where a search goes on behind bytes that are no record
+       4  CRC32C of bytes 8 .. 55 and of the payload    u32
+       8  bytes of the payload            u32, at most 256 MiB
+      12  type                            u32: 1 a frame
+      16  stream                          16 bytes
+      32  epoch                           u64
+      40  sequence                        u64
+      48  journaled at                    i64, microseconds since 1970
+    payload of a frame
+       0  rows n                          u32
+       4  texts t                         u32
+       8  bytes of all texts b            u32
+      12  gaps recorded g                 u32
+      16  gaps recovered r                u32
+      20  positions p                     u32
+      24  ts_us      n x i64
+          value      n x f64
+          tag_id     n x i32
+          status     n x u32
+          kind       n x u8
+          (zeros up to a multiple of 8 from the start of the payload)
+          texts      t x (row u32, bytes u32), then their UTF-8 one after the other, b bytes; surrogates as
+                     surrogateescape left them, so that what was not UTF-8 comes out as it came in
+          (zeros up to a multiple of 8)
+          gaps       (g + r) x from_us i64, then to_us i64, tag_id i32, cause u8; the recorded ones first
+          (zeros up to a multiple of 8)
+          positions  p x (connection 16 bytes, subscription u32, sequence number u32)
+
+Invariants:
+- `append` returns after fdatasync of everything that it wrote, and after fsync of the folder for a new segment. What
+  it has not returned for may be there or not; nobody acknowledges it.
+- An fdatasync or a write that failed is never tried again on that file. What it held and nobody was told is durable goes
+  to a new segment; records of a segment from the first sequence of a later segment on do not count.
+- Bytes behind the last valid record of the newest segment are a torn tail: they are cut off, and kept in corrupt/
+  where they are not all zeros. Bytes that are no record between two that are, anywhere, are a hole: they are kept in
+  corrupt/, and reading goes on behind them.
+- A start never fails because of what a segment holds, with one exception: a segment of a later format version means
+  that a newer engine has been here, and nothing may be skipped (JournalTooNew).
+- Segments are removed from the oldest on, and only when everything in them is committed, and `grace_s` has passed since;
+  when the quota is reached, they go before the grace is over. The newest is never removed.
+- The checkpoint only saves work: without it, the database's mark says what is committed.
+"""
