@@ -7,7 +7,7 @@
     queries     lists and look-ups
     loading     what a worker reads: connections with their secrets and tags
     states      what the engine itself writes: how connections and tags are doing
-    tenants     add and disable tenants (master database)
+    tenants     add, change and disable tenants (master database)
     commands    add and delete wells, connections and tags (a tenant's database)
     changes     change a connection
     seed        two wells to begin with
@@ -38,6 +38,7 @@ from engine.catalog.records import (
     ITEM_COLUMNS,
     ActiveConnection,
     ConnectionSummary,
+    Durability,
     ItemSettings,
     NewConnection,
     NewTag,
@@ -60,7 +61,7 @@ from engine.catalog.rules import (
 from engine.catalog.seed import seed
 from engine.catalog.states import list_tag_states, record_connection, record_tag_states
 from engine.catalog.tag_set import TagSet
-from engine.catalog.tenants import add_tenant, disable_tenant
+from engine.catalog.tenants import add_tenant, disable_tenant, set_durability
 
 __all__ = [
     "CHANGEABLE",
@@ -77,6 +78,7 @@ __all__ = [
     "ActiveConnection",
     "Connection",
     "ConnectionSummary",
+    "Durability",
     "InvalidRows",
     "ItemSettings",
     "KnownConnections",
@@ -106,4 +108,5 @@ __all__ = [
     "record_connection",
     "record_tag_states",
     "seed",
+    "set_durability",
 ]

@@ -18,6 +18,7 @@ from engine.catalog.records import (
     ITEM_COLUMNS,
     ActiveConnection,
     ConnectionSummary,
+    Durability,
     ItemSettings,
     Tag,
     Tenant,
@@ -91,17 +92,23 @@ def _summary_row(cursor: AsyncCursor[Any]) -> Callable[[Sequence[Any]], Connecti
 
 
 async def list_tenants(
-    master: AsyncConnection[Any], settings: Settings, *, include_disabled: bool = False
+    master: AsyncConnection[Any],
+    settings: Settings,
+    *,
+    include_disabled: bool = False,
+    older_master: bool = False,
 ) -> list[Tenant]:
     """Return the tenants in the order of their slugs.
 
-    A tenant whose DSN cannot be opened with settings.secrets_key is left out, and named once in the log.
+    A tenant whose DSN cannot be opened with settings.secrets_key is left out, and named once in the log. A master that
+    an older engine has migrated raises DatabaseNotMigrated, unless `older_master`, for those who are going to migrate.
     """
+    durability = "to_jsonb(tenants) ->> 'durability'" if older_master else "durability"
     with translated("cannot list the tenants"):
         async with master.cursor(row_factory=dict_row) as cursor:
             await cursor.execute(
-                """
-                select id, slug, name, status, database_name, dsn_sealed from tenants
+                f"""
+                select id, slug, name, status, database_name, dsn_sealed, {durability} as durability from tenants
                 where %s or status = 'active' order by slug
                 """,
                 [include_disabled],
@@ -114,7 +121,8 @@ async def list_tenants(
         except ConfigurationError as exc:
             _say_once("a tenant is left out: its DSN cannot be opened", str(row["slug"]), str(exc))
             continue
-        tenants.append(Tenant(row["id"], row["slug"], row["name"], row["status"], dsn))
+        kept = Durability(row["durability"] or Durability.DISK)
+        tenants.append(Tenant(row["id"], row["slug"], row["name"], row["status"], dsn, kept))
     return tenants
 
 

@@ -8,11 +8,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from decimal import Decimal
+from enum import StrEnum
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 if TYPE_CHECKING:
     pass
+
+
+class Durability(StrEnum):
+    """Where a tenant's readings are kept until its database has them."""
+
+    DISK = "disk"
+    """In a journal on disk, and acknowledged to the OPC UA server only then: they outlive the engine's process."""
+    MEMORY = "memory"
+    """In memory only, and acknowledged all the same: what a process holds is lost when it dies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +34,7 @@ class Tenant:
     name: str
     status: str
     dsn: str = field(repr=False)
+    durability: Durability = Durability.DISK
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from psycopg import errors, sql
 from engine import secrets
 from engine.catalog.plain_rules import check_text
 from engine.catalog.queries import list_tenants
-from engine.catalog.records import Tenant
+from engine.catalog.records import Durability, Tenant
 from engine.catalog.rules import check_slug
 from engine.database import connect, place, translated, with_database
 from engine.errors import ConfigurationError, InvalidInput, NotFound
@@ -40,6 +40,7 @@ async def add_tenant(
     name: str,
     *,
     dsn: str | None = None,
+    durability: Durability = Durability.DISK,
     prepare: Callable[[str], Awaitable[object]] | None = None,
 ) -> Tenant:
     """Add a tenant with a database of its own, new on the master's server unless `dsn` names one; commits.
@@ -58,10 +59,22 @@ async def add_tenant(
         await prepare(tenant_dsn)
     tenant_id = uuid4()
     sealed = secrets.seal(dsn, key=settings.secrets_key, tenant_id=tenant_id).encode() if dsn else None
-    await _register(master, tenant_id, slug, name, database_name=database_name, dsn_sealed=sealed)
+    tenant = Tenant(tenant_id, slug, name, "active", tenant_dsn, durability)
+    await _register(master, tenant, database_name=database_name, dsn_sealed=sealed)
     if database_name is not None:
         await _mark(settings, database_name, _owner_mark(slug))
-    return Tenant(tenant_id, slug, name, "active", tenant_dsn)
+    return tenant
+
+
+async def set_durability(master: AsyncConnection[Any], slug: str, durability: Durability) -> None:
+    """Say where a tenant's readings are kept until its database has them. Commits. Raises NotFound."""
+    with translated("cannot change the tenant"):
+        async with master.transaction():
+            changed = await master.execute(
+                "update tenants set durability = %s, updated_at = now() where slug = %s", [durability, slug]
+            )
+            if changed.rowcount == 0:
+                raise NotFound("slug", f"there is no tenant {slug!r}")
 
 
 async def disable_tenant(master: AsyncConnection[Any], slug: str) -> None:
@@ -152,9 +165,7 @@ async def _check_empty(settings: Settings, name: str) -> None:
 
 async def _register(
     master: AsyncConnection[Any],
-    tenant_id: UUID,
-    slug: str,
-    name: str,
+    tenant: Tenant,
     *,
     database_name: str | None,
     dsn_sealed: bytes | None,
@@ -163,13 +174,16 @@ async def _register(
         async with master.transaction():
             added = await master.execute(
                 """
-                insert into tenants (id, slug, name, database_name, dsn_sealed) values (%s, %s, %s, %s, %s)
+                insert into tenants (id, slug, name, database_name, dsn_sealed, durability)
+                values (%s, %s, %s, %s, %s, %s)
                 on conflict do nothing
                 """,
-                [tenant_id, slug, name, database_name, dsn_sealed],
+                [tenant.id, tenant.slug, tenant.name, database_name, dsn_sealed, tenant.durability],
             )
     if added.rowcount == 0:
-        raise InvalidInput("slug", f"{slug!r} or its database was given to another tenant in the meantime")
+        raise InvalidInput(
+            "slug", f"{tenant.slug!r} or its database was given to another tenant in the meantime"
+        )
 
 
 async def _mark(settings: Settings, name: str, mark: str) -> None:

@@ -28,6 +28,7 @@ from engine.errors import (
     ConfigurationError,
     ConnectionRefused,
     DatabaseError,
+    DatabaseNotMigrated,
     InvalidInput,
     MigrationError,
     ScadaError,
@@ -53,7 +54,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("demo:demo", "Run everything here: database, simulator, engine, live view."),
     "run": ("run:run", "Run the engine: ingest workers, metrics, gRPC."),
     "migrate": ("migrate:migrate", "Bring databases to this version's schema."),
-    "tenant": ("tenants:tenant", "Add, list and disable tenants."),
+    "tenant": ("tenants:tenant", "Add, change, list and disable tenants."),
     "connection": ("connections:connection", "Add OPC UA connections, list and try them."),
     "tags": ("tags:tags", "Import and list tags."),
     "seed": ("connections:seed", "Fill a tenant with two wells, two connections, ten tags."),
@@ -70,6 +71,8 @@ _EXITS: tuple[tuple[type[ScadaError], Exit], ...] = (
     (MigrationError, Exit.DATABASE),
     (ConnectionRefused, Exit.NETWORK),
 )
+
+_MIGRATE = "; `scada-engine migrate up` makes what this version needs"
 
 
 def exit_of(error: ScadaError) -> Exit:
@@ -123,7 +126,9 @@ def run_command(arguments: list[str]) -> int:
         exc.show()
         return exc.exit_code
     except ScadaError as exc:
-        click.echo(f"scada-engine: {exc}", err=True)
+        # Said where a table or column is missed; what misses it does not know that it is run from a command line.
+        untold = isinstance(exc, DatabaseNotMigrated) and "migrate up" not in str(exc)
+        click.echo(f"scada-engine: {exc}{_MIGRATE if untold else ''}", err=True)
         return exit_of(exc)
     except (click.Abort, KeyboardInterrupt):
         return Exit.INTERRUPTED

@@ -43,9 +43,13 @@ async def tenant_database(
         yield tenant, connection
 
 
-async def find_tenant(master: AsyncConnection, settings: Settings, slug: str | None) -> catalog.Tenant:
+async def find_tenant(
+    master: AsyncConnection, settings: Settings, slug: str | None, *, older_master: bool = False
+) -> catalog.Tenant:
     """Return the tenant of that slug, or the only active one when none is named."""
-    tenants = await catalog.list_tenants(master, settings, include_disabled=slug is not None)
+    tenants = await catalog.list_tenants(
+        master, settings, include_disabled=slug is not None, older_master=older_master
+    )
     if slug is not None:
         for tenant in tenants:
             if tenant.slug == slug:

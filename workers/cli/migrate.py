@@ -58,9 +58,9 @@ async def _up(
 async def _targets(settings: Settings, slug: str | None) -> list[Target]:
     async with master_database(settings) as master:
         if slug is not None:
-            tenants = [await find_tenant(master, settings, slug)]
+            tenants = [await find_tenant(master, settings, slug, older_master=True)]
         else:
-            tenants = await catalog.list_tenants(master, settings)
+            tenants = await catalog.list_tenants(master, settings, older_master=True)
     return [Target(tenant.slug, tenant.dsn, Which.TENANT) for tenant in tenants]
 
 

@@ -1,4 +1,4 @@
-"""`scada-engine tenant add|list|disable`: who the engine works for."""
+"""`scada-engine tenant add|set|list|disable`: who the engine works for."""
 
 from __future__ import annotations
 
@@ -13,10 +13,21 @@ from workers.cli.databases import master_database
 from workers.cli.options import json_option, with_settings
 from workers.cli.output import note, print_json, print_table
 
+_DURABILITIES = click.Choice([str(kind) for kind in catalog.Durability])
 
-@click.group(short_help="Add, list and disable tenants.")
+
+@click.group(short_help="Add, change, list and disable tenants.")
 def tenant() -> None:
-    """Add, list and disable tenants."""
+    """Add, change, list and disable tenants.
+
+    The durability of a tenant says where its readings are kept until its database has them:
+
+    \b
+    disk    In a journal on disk. A reading is acknowledged to the OPC UA server
+            only when it is there. Nothing is lost when the engine is killed.
+    memory  In memory only. This is weaker: what the engine holds is lost when
+            its process dies, readings already acknowledged included.
+    """
 
 
 @tenant.command()
@@ -25,21 +36,39 @@ def tenant() -> None:
 @click.option(
     "--dsn", metavar="URL", help="Its database, if not a new one on the master's server. Kept sealed."
 )
+@click.option(
+    "--durability",
+    type=_DURABILITIES,
+    default=str(catalog.Durability.DISK),
+    show_default=True,
+    help="Where readings are kept until its database has them: in a journal on disk, or in memory, which is weaker: "
+    "what the engine holds is lost when its process dies, readings already acknowledged included.",
+)
 @json_option
 @with_settings()
-def add(*, settings: Settings, slug: str, name: str | None, dsn: str | None, as_json: bool) -> None:
+def add(
+    *, settings: Settings, slug: str, name: str | None, dsn: str | None, durability: str, as_json: bool
+) -> None:
     """Add a tenant: create its database, migrate it, register it.
 
     A running engine takes it up within catalog_refresh_s seconds.
     """
-    added = asyncio.run(add_tenant(settings, slug, name or slug, dsn=dsn))
+    wanted = catalog.Durability(durability)
+    added = asyncio.run(add_tenant(settings, slug, name or slug, dsn=dsn, durability=wanted))
     if as_json:
         print_json(_shown(added))
     else:
         click.echo(f"added tenant {added.slug} ({added.id})")
 
 
-async def add_tenant(settings: Settings, slug: str, name: str, *, dsn: str | None = None) -> catalog.Tenant:
+async def add_tenant(
+    settings: Settings,
+    slug: str,
+    name: str,
+    *,
+    dsn: str | None = None,
+    durability: catalog.Durability = catalog.Durability.DISK,
+) -> catalog.Tenant:
     """Create, migrate and register a tenant; warnings of the migrations go to stderr."""
 
     async def prepare(tenant_dsn: str) -> Outcome:
@@ -49,7 +78,41 @@ async def add_tenant(settings: Settings, slug: str, name: str, *, dsn: str | Non
         return outcome
 
     async with master_database(settings) as master:
-        return await catalog.add_tenant(master, settings, slug, name, dsn=dsn, prepare=prepare)
+        return await catalog.add_tenant(
+            master, settings, slug, name, dsn=dsn, durability=durability, prepare=prepare
+        )
+
+
+@tenant.command("set")
+@click.argument("slug")
+@click.option(
+    "--durability",
+    type=_DURABILITIES,
+    required=True,
+    help="Where readings are kept until its database has them; memory is weaker than disk.",
+)
+@with_settings()
+def set_tenant(*, settings: Settings, slug: str, durability: str) -> None:
+    """Change a tenant.
+
+    A running engine takes it up within catalog_refresh_s seconds: it stores what it holds of this tenant and begins
+    anew.
+
+    With --durability memory, what the engine holds is lost when its process dies (a crash, a kill, no memory left, a
+    power cut), readings that were already acknowledged to the OPC UA server included. What is lost that way is
+    recorded as gaps, where it can be noticed. With disk, the default, none of this loses an acknowledged reading.
+    """
+    wanted = catalog.Durability(durability)
+    asyncio.run(_set(settings, slug, wanted))
+    click.echo(f"tenant {slug} now keeps its readings {_WHERE[wanted]} until its database has them")
+
+
+_WHERE = {catalog.Durability.DISK: "on disk", catalog.Durability.MEMORY: "in memory only"}
+
+
+async def _set(settings: Settings, slug: str, durability: catalog.Durability) -> None:
+    async with master_database(settings) as master:
+        await catalog.set_durability(master, slug, durability)
 
 
 @tenant.command("list")
@@ -62,7 +125,8 @@ def list_all(*, settings: Settings, as_json: bool) -> None:
         for entry in tenants:
             print_json(_shown(entry))
     else:
-        print_table(("slug", "name", "status", "id"), [(t.slug, t.name, t.status, t.id) for t in tenants])
+        columns = ("slug", "name", "status", "durability", "id")
+        print_table(columns, [[_shown(entry)[column] for column in columns] for entry in tenants])
 
 
 async def _list(settings: Settings) -> list[catalog.Tenant]:
@@ -85,4 +149,10 @@ async def _disable(settings: Settings, slug: str) -> None:
 
 
 def _shown(tenant: catalog.Tenant) -> dict[str, object]:
-    return {"id": tenant.id, "slug": tenant.slug, "name": tenant.name, "status": tenant.status}
+    return {
+        "id": tenant.id,
+        "slug": tenant.slug,
+        "name": tenant.name,
+        "status": tenant.status,
+        "durability": str(tenant.durability),
+    }

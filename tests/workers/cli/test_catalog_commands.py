@@ -71,6 +71,46 @@ def test_a_tenant_that_fails_is_named_and_the_others_are_migrated(acme: str, cli
 def test_an_unmigrated_master_is_a_database_error(master: str, cli: Cli) -> None:
     done = cli("tenant", "list", DATABASE_URL=master)
     assert (done.returncode, done.stderr.count("\n")) == (4, 1)
+    assert "`scada-engine migrate up` makes what this version needs" in done.stderr
+
+
+def test_a_master_of_an_older_engine_is_migrated_and_used_only_then(acme: str, cli: Cli) -> None:
+    with psycopg.connect(acme, autocommit=True) as connection:
+        connection.execute("alter table tenants drop column durability")
+        connection.execute("delete from schema_migrations where version >= 5")
+    assert "migrate up" in (told := cli("tenant", "list", DATABASE_URL=acme)).stderr
+    assert told.returncode == 4
+    for command in (["migrate", "status"], ["migrate", "up", "--dry-run"], ["migrate", "up"]):
+        done = cli(*command, DATABASE_URL=acme)
+        assert (done.returncode, done.stderr) == (0, ""), command
+        assert "acme_" in done.stdout
+    assert cli("tenant", "list", DATABASE_URL=acme).returncode == 0
+
+
+def test_a_tenants_durability_is_disk_until_somebody_says_otherwise(acme: str, cli: Cli) -> None:
+    def kept() -> dict[str, str]:
+        listed = cli("tenant", "list", "--json", DATABASE_URL=acme).stdout.splitlines()
+        return {entry["slug"]: entry["durability"] for entry in map(orjson.loads, listed)}
+
+    (slug,) = kept()
+    assert kept() == {slug: "disk"}
+    done = cli("tenant", "set", slug, "--durability", "memory", DATABASE_URL=acme)
+    assert (done.returncode, done.stdout) == (
+        0, f"tenant {slug} now keeps its readings in memory only until its database has them\n"
+    )  # fmt: skip
+    assert kept() == {slug: "memory"}
+    assert "memory" in cli("tenant", "list", DATABASE_URL=acme).stdout
+
+    other = f"{slug}_2"
+    added = cli("tenant", "add", other, "--durability", "memory", "--json", DATABASE_URL=acme)
+    assert orjson.loads(added.stdout)["durability"] == "memory"
+    assert kept() == {slug: "memory", other: "memory"}
+
+    done = cli("tenant", "set", "nobody", "--durability", "disk", DATABASE_URL=acme)
+    assert (done.returncode, done.stderr) == (3, "scada-engine: slug: there is no tenant 'nobody'\n")
+    done = cli("tenant", "set", slug, "--durability", "ram", DATABASE_URL=acme)
+    assert done.returncode == 2
+    assert "'--durability': 'ram' is not one of 'disk', 'memory'" in done.stderr
 
 
 def test_a_database_that_does_not_exist_is_named(embedded_dsn: str, cli: Cli) -> None:
