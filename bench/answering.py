@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
+from uuid import UUID
 
 import numpy as np
 from asyncua import ua
@@ -24,7 +26,7 @@ from workers.opcua.channel import Channel
 from workers.opcua.flow import Flow
 from workers.opcua.pump import Pump
 from workers.opcua.seam import RawProtocol
-from workers.opcua.sink import ConnectionReport
+from workers.opcua.sink import ConnectionReport, Message
 
 RING_ROWS = 4_096
 _CHUNK = struct.Struct("<4sIIIII")
@@ -85,6 +87,7 @@ class Answering:
         )
         pump = Pump(
             channel=channel,
+            connection_id=UUID(int=1),
             flows=[flow],
             ring=sink.ring,
             slots=np.zeros(1, np.uint32),
@@ -158,8 +161,16 @@ class _Sink:
         self.enough = asyncio.Event()
         self._wanted = wanted
 
-    def stored(self, rows: int) -> None:
+    accepting = True
+
+    def on_accepting(self, call: Callable[[], None]) -> Callable[[], None]:  # noqa: ARG002
+        """Never change."""
+        return lambda: None
+
+    def stored(self, rows: int, message: Message | None = None) -> None:
         """Count."""
+        if message is not None:
+            message.durable(message.position)
         self.rows += rows
         if len(self.ring) > RING_ROWS // 2:
             self.ring.drain(RING_ROWS)

@@ -35,7 +35,7 @@ from engine.settings import OpcuaSettings
 from tests.servers.opcua_server import OpcuaServer
 from tests.servers.open62541 import hold_counters, release_counters
 from workers.opcua.session import Connector
-from workers.opcua.sink import ConnectionReport
+from workers.opcua.sink import ConnectionReport, Message
 
 VARIABLES = 50_000
 # 526 316 values/s on paper; a busy machine makes the server late.
@@ -130,8 +130,16 @@ class Reader:
         self.report_is_there = asyncio.Event()
         self.last_report: ConnectionReport | None = None
 
-    def stored(self, rows: int) -> None:
+    accepting = True
+
+    def on_accepting(self, call: Callable[[], None]) -> Callable[[], None]:  # noqa: ARG002
+        """Never change."""
+        return lambda: None
+
+    def stored(self, rows: int, message: Message | None = None) -> None:
         """Count rows; take a batch out when there is one."""
+        if message is not None:
+            message.durable(message.position)
         self.values += rows
         if len(self.ring) >= READ_ROWS:
             self.read()

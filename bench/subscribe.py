@@ -18,6 +18,7 @@ import statistics
 import time
 import tracemalloc
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 
 import numpy as np
@@ -41,7 +42,7 @@ from workers.opcua.monitoring.resolve import resolve
 from workers.opcua.monitoring.subscribe import create_subscription
 from workers.opcua.monitoring.ways import ways_of
 from workers.opcua.session import Connector
-from workers.opcua.sink import ConnectionReport
+from workers.opcua.sink import ConnectionReport, Message
 
 ITEMS = 100_000
 FEW_ITEMS = 10_000
@@ -158,8 +159,16 @@ class Flusher:
         self._continuity = continuity
         self._wanted = wanted
 
-    def stored(self, rows: int) -> None:
+    accepting = True
+
+    def on_accepting(self, call: Callable[[], None]) -> Callable[[], None]:  # noqa: ARG002
+        """Never change."""
+        return lambda: None
+
+    def stored(self, rows: int, message: Message | None = None) -> None:
         """Take out what came."""
+        if message is not None:
+            message.durable(message.position)
         raw = self._ring.drain(self._ring.capacity_rows)
         self._continuity.take(raw.slot, self._table.scale(raw))
         self._wanted -= rows

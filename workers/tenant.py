@@ -27,7 +27,7 @@ from workers.opcua.session import Connector
 from workers.opcua.sink import ConnectionReport
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from uuid import UUID
 
     from numpy.typing import NDArray
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from engine.settings import Settings
     from workers.opcua.monitoring.outcome import Monitoring
+    from workers.opcua.sink import Message
 
 log = structlog.get_logger(__name__)
 
@@ -66,9 +67,18 @@ class TenantRunner:
 
     # The Sink that a Connector writes to.
 
-    def stored(self, rows: int) -> None:
+    # Until the pipeline journals: what is in the ring counts as durable.
+    accepting = True
+
+    def on_accepting(self, call: Callable[[], None]) -> Callable[[], None]:  # noqa: ARG002
+        """Never change."""
+        return lambda: None
+
+    def stored(self, rows: int, message: Message | None = None) -> None:
         """Pass on rows that were decoded into the ring."""
         self._pipeline.stored(rows)
+        if message is not None:
+            message.durable(message.position)
 
     async def wait_for_space(self) -> None:
         """Wait until the ring has room again."""

@@ -59,6 +59,8 @@ class Flow:
     heard: bool = False
     silent_s: float = 0.0
     ended: bool = False
+    restored: bool = False
+    """An earlier process made it, and nothing was heard of it in this one."""
 
     def count_ahead(self, number: int) -> int:
         """Return how many messages are missing before this one; below 0: it was taken already."""
@@ -81,6 +83,12 @@ class Flow:
         """Give up on the next messages."""
         self.next_sequence = ((self.next_sequence or 1) + messages - 1) % _LAST_SEQUENCE + 1
 
+    def begin_with(self, available: Sequence[int], *, before: int) -> None:
+        """Expect the oldest of the messages that the server keeps, where nothing is known of any before `before`."""
+        kept = [number for number in available if number]
+        if kept:
+            self.next_sequence = max(kept, key=lambda number: (before - number) % _LAST_SEQUENCE)
+
     def ahead(self, numbers: Sequence[int]) -> list[int]:
         """Return those numbers that were not taken yet, in the order in which they were sent."""
         if self.next_sequence is None:
@@ -100,6 +108,12 @@ def peek(message: bytes | memoryview) -> Seen | None:
     except struct.error:
         return None  # too short; the decoder says where
     return Seen(subscription_id, number, notifications > 0)
+
+
+def available_numbers(message: bytes | memoryview) -> tuple[int, ...]:
+    """Return the numbers of the messages that the server keeps, of a publish response that `peek` understands."""
+    _, count = _SUBSCRIPTION.unpack_from(message, _HEADER.size)
+    return struct.unpack_from(f"<{max(count, 0)}I", message, _HEADER.size + _SUBSCRIPTION.size)
 
 
 def republish_body(subscription_id: int, number: int) -> bytes:

@@ -10,7 +10,8 @@ Otherwise it stays. A history that answers "nothing" says that nothing has chang
     close()    the connection is stopped          -> what is pending is given up
 
 Invariants:
-- Live data goes first: nothing is read while the ring is more than half full, and no more than half of the time.
+- Live data goes first: nothing is read while the ring is more than half full or the journal takes nothing, and no more
+  than half of the time.
 - Rows go into the ring once, also when a connection is lost between two pages: each gap remembers how far it came.
 - A history that is slow is asked for less at once, and in the end not at all; the connection stands.
 - What is pending is bounded; what does not fit is given up. A node that has no history is asked once in a connection.
@@ -35,6 +36,7 @@ from engine.outcomes import Outcome
 from workers.opcua.monitoring.limits import TOO_MUCH_AT_ONCE, smaller
 from workers.opcua.monitoring.resolve import SESSION_ENDED
 from workers.opcua.seam import status_name
+from workers.opcua.sink import until_accepting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -231,6 +233,7 @@ class Backfiller:
         return max(1, min(_VALUES_OF_NODE_MOST, self._budget // nodes))
 
     async def _let_live_data_pass(self) -> None:
+        await until_accepting(self._sink)
         while len(self._ring) > self._ring.capacity_rows // 2:
             await self._sink.wait_for_space()
 

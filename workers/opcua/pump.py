@@ -6,11 +6,13 @@ ends it is raised. A subscription that the server has ended leaves the pump; the
 told by `ended`.
 
 Invariants:
-- Responses are taken in the order in which they came. One is acknowledged only after its values are in the ring.
+- Responses are taken in the order in which they came. One is acknowledged only after its values are in the journal:
+  whoever owns the ring says when (sink.Message); the acknowledgement goes out with the next publish request.
 - A message that is missing is asked for (Republish) before the one behind it goes into the ring, so that the values of
   a tag stay in their order. One that comes twice goes in once.
 - While the ring is full, the message in hand stays and no publish request goes out: that is the only back-pressure OPC
   UA has. At most as many messages wait as requests were outstanding, each bounded by `max_message_bytes`.
+- No publish request goes out while the journal takes nothing, either (`Sink.accepting`); the session is kept alive.
 - A connection that ends does so behind the messages that came before: they go into the ring first.
 
 The cost of a message is fixed: no task, no timer and no decoded object of asyncua's is made for one.
@@ -29,15 +31,26 @@ from asyncua.ua.uaerrors import UaStatusCodeError
 from engine import variants
 from engine._fastpath import decode_publish
 from engine.errors import ConnectionRefused, MalformedMessage, ScadaError
+from engine.frames import Position
 from engine.gaps import Cause
 from engine.metrics import Counter, DropReason
 from engine.outcomes import Outcome
-from workers.opcua.flow import REPUBLISH, Flow, peek, republish_body, republished_number
+from workers.opcua.acknowledgements import Acknowledgements
+from workers.opcua.flow import (
+    REPUBLISH,
+    Flow,
+    available_numbers,
+    peek,
+    republish_body,
+    republished_number,
+)
 from workers.opcua.monitoring.resolve import SESSION_ENDED
 from workers.opcua.seam import body_of, status_name
+from workers.opcua.sink import Message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from uuid import UUID
 
     import numpy as np
     from numpy.typing import NDArray
@@ -46,6 +59,7 @@ if TYPE_CHECKING:
     from engine.continuity import Continuity
     from engine.metrics import TenantSlots
     from engine.settings import OpcuaSettings
+    from workers.opcua.acknowledgements import Ack
     from workers.opcua.channel import Channel
     from workers.opcua.seam import Answer
     from workers.opcua.sink import Sink
@@ -78,6 +92,7 @@ class Pump:
         self,
         *,
         channel: Channel,
+        connection_id: UUID,
         flows: Sequence[Flow],
         ring: Ring,
         slots: NDArray[np.uint32],
@@ -87,15 +102,16 @@ class Pump:
         continuity: Continuity,
         ended: Callable[[Flow, str], None],
         text_of: Callable[[bytes], str | None] = variants.text_of,
-        unacknowledged: list[tuple[int, int]] | None = None,
+        acks: Acknowledgements | None = None,
     ) -> None:
         """`slots` and `text_of` are for decode_publish; `ended` is called with a flow and the reason.
 
-        `unacknowledged` is acknowledged first, and holds when `run` has ended what may not have been.
+        `acks` outlives the pump: what is due in it goes out first, and what may not have arrived is in it in the end.
         """
         # For decode_publish, too; may change while the pump runs.
         self.elements: NDArray[np.int32] | None = None
         self._channel = channel
+        self._connection_id = connection_id
         self._flows = {flow.subscription_id: flow for flow in flows}
         self._ring = ring
         self._slots = slots
@@ -112,10 +128,9 @@ class Pump:
         self._heard = False
         self._arrived: deque[tuple[asyncio.Future[Answer], int]] = deque()
         self._wake = asyncio.Event()
-        self._unacknowledged = [] if unacknowledged is None else unacknowledged
-        self._acks = list(self._unacknowledged)
+        self._acks = Acknowledgements() if acks is None else acks
         # What each outstanding request acknowledges, the oldest first.
-        self._sent_acks: deque[list[tuple[int, int]]] = deque()
+        self._sent_acks: deque[list[Ack]] = deque()
         self._timeouts = 0
         self._stopped: ScadaError | None = None
         self._wanted = self._most_requests
@@ -146,6 +161,7 @@ class Pump:
                 if flow.ended or not await self._republish(flow, flow.next_sequence or 1):
                     return
             return
+        self._acknowledge_old(flow, available)
         for number in flow.ahead(available)[:_MOST_REPUBLISHED]:
             await self._ask_for_missing(flow, number)
             if flow.ended or not await self._republish(flow, number):
@@ -153,10 +169,12 @@ class Pump:
 
     async def run(self) -> Never:
         """Publish until the connection ends. Raises ConnectionRefused or MalformedMessage."""
+        forget = self._sink.on_accepting(self._wake.set)
         try:
             await self._run()
         finally:
-            self._unacknowledged[:] = [ack for acks in (*self._sent_acks, self._acks) for ack in acks]
+            forget()
+            self._acks.put_back(ack for acks in self._sent_acks for ack in acks)
 
     async def _run(self) -> Never:
         self._fill()
@@ -180,6 +198,8 @@ class Pump:
         message = body_of(future.result())
         repeated = False
         if (seen := peek(message)) and (flow := self._flows.get(seen.subscription_id)):
+            if flow.restored:
+                self._begin_again(flow, message, seen.sequence_number)
             ahead = flow.count_ahead(seen.sequence_number)
             repeated = ahead < 0 and seen.has_data
             if ahead > 0:
@@ -188,27 +208,32 @@ class Pump:
         self._arrived.popleft()
         self._sent_acks.popleft()
         if said is None:
-            # Sent again although nobody asked, or asked for twice: its values are in the ring already.
+            # Sent again although nobody asked, or asked for twice: its values were in the ring already.
             assert seen is not None
-            self._acks.append((seen.subscription_id, seen.sequence_number))
+            self._acks.came_again(seen.subscription_id, seen.sequence_number)
         elif said.outcome == Outcome.FAULT:
             await self._on_fault(said.service_result)
         else:
             self._on_notification(said)
 
     def _fill(self) -> None:
-        """Send publish requests; the first carries the acknowledgements.
+        """Send publish requests while the journal takes readings; the first carries the acknowledgements.
 
         A message that waits here counts as one, so that neither the server nor we ever hold more than `_wanted`. As a
         response is replaced at once, MoreNotifications asks for nothing that is not done anyway.
         """
+        if not self._sink.accepting:
+            return
         while self._flows and self._outstanding + len(self._arrived) < self._wanted:
             if self._arrived and self._channel.lost:
                 return  # what came before the end is stored first
-            acks = self._acks
-            future = self._channel.publish(acks)
+            acks = self._acks.take()
+            try:
+                future = self._channel.publish(acks)
+            except BaseException:
+                self._acks.put_back(acks)
+                raise
             self._sent_acks.append(acks)
-            self._acks = []
             self._outstanding += 1
             self._sent += 1
             future.add_done_callback(self._on_response)
@@ -254,16 +279,30 @@ class Pump:
     def _on_data(self, said: Publish, subscription_id: int) -> None:
         counters = self._counters
         counters.count(Counter.MESSAGES)
-        if said.rows:
-            self._sink.stored(said.rows)
-        # The values are in the ring from here on: acknowledge. With a journal, this waits for its fsync.
-        self._acks.append((subscription_id, said.sequence_number))
+        self._acks.took(subscription_id, said.sequence_number)
+        position = Position(self._connection_id, subscription_id, said.sequence_number)
+        self._sink.stored(said.rows, Message(position, self._acks.on_durable))
         if said.unknown_handles:
             with counters.together():
                 counters.count(Counter.RECEIVED, said.unknown_handles)
                 counters.drop(DropReason.UNKNOWN_HANDLE, said.unknown_handles)
         if said.events:
             counters.count(Counter.EVENTS_SKIPPED, said.events)
+
+    def _begin_again(self, flow: Flow, message: bytes | memoryview, number: int) -> None:
+        """Take from the first response of a subscription of an earlier process what that one left on the server."""
+        flow.restored = False
+        available = available_numbers(message)
+        if flow.next_sequence is None:
+            flow.begin_with(available, before=number)
+        else:
+            self._acknowledge_old(flow, available)
+
+    def _acknowledge_old(self, flow: Flow, available: Sequence[int]) -> None:
+        """Let the server forget messages that it keeps although their values are in the journal."""
+        for number in available:
+            if number and flow.count_ahead(number) < 0:
+                self._acks.came_again(flow.subscription_id, number)
 
     async def _ask_for_missing(self, flow: Flow, number: int) -> None:
         """Ask for all messages before this one, oldest first; what the server no longer has leaves a gap."""
@@ -344,7 +383,7 @@ class Pump:
         if not flow.ended:
             flow.ended = True
             self._flows.pop(flow.subscription_id, None)
-            self._acks = [ack for ack in self._acks if ack[0] != flow.subscription_id]
+            self._acks.forget(flow.subscription_id)
             self._ended(flow, reason)
 
     async def _wait_for_space(self) -> None:
@@ -388,7 +427,7 @@ class Pump:
         self._wake.set()
 
     async def keep_session(self) -> None:
-        """Touch the session when nothing was sent for long, as while the ring is full.
+        """Touch the session when nothing was sent for long, as while the ring or the journal is full.
 
         Ends the channel when that fails.
         """

@@ -31,6 +31,7 @@ from asyncua.ua.uaerrors import UaStatusCodeError
 
 from engine.errors import ConnectionRefused, ScadaError
 from engine.metrics import Counter
+from workers.opcua.acknowledgements import Acknowledgements
 from workers.opcua.monitoring.resolve import SESSION_ENDED
 from workers.opcua.seam import status_name
 
@@ -74,8 +75,7 @@ class Held:
     """For the decoders: the text of a Variant, with what the server says of its structures."""
     flows: list[Flow] = field(default_factory=list)
     """One for each of monitoring.subscriptions, in their order."""
-    unacknowledged: list[tuple[int, int]] = field(default_factory=list)
-    """Subscription id and number of messages that are in the ring, and of which the server may not know that yet."""
+    acks: Acknowledgements = field(default_factory=Acknowledgements)
     lost_at_s: float = 0.0
     """On the event loop's clock."""
     session_gone: bool = False

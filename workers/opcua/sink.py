@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -45,6 +46,20 @@ class Message(NamedTuple):
     position: Position
     durable: Callable[[Position], None]
     """Called when its values are in the journal for good: from then on it may be acknowledged."""
+
+
+async def until_accepting(sink: Sink) -> None:
+    """Return when the journal takes readings."""
+    if sink.accepting:
+        return
+    changed = asyncio.Event()
+    forget = sink.on_accepting(changed.set)
+    try:
+        while not sink.accepting:
+            changed.clear()
+            await changed.wait()
+    finally:
+        forget()
 
 
 class Sink(Protocol):

@@ -161,6 +161,7 @@ class Tending:
         self._ended: asyncio.Queue[Flow] = asyncio.Queue()
         self._pump = Pump(
             channel=channel,
+            connection_id=line.connection.id,
             flows=held.alive,
             ring=line.ring,
             slots=line.slots,
@@ -170,7 +171,7 @@ class Tending:
             continuity=line.continuity,
             ended=self._on_ended,
             text_of=held.text_of,
-            unacknowledged=held.unacknowledged,
+            acks=held.acks,
         )
         self._poller = Poller(
             channel=channel,
@@ -187,30 +188,17 @@ class Tending:
 
     async def run(self) -> Never:
         """Ask for what was sent meanwhile, report, and pump. Raises the ScadaError that ended it."""
-        held, pump = self._held, self._pump
-        pump.elements = held.monitoring.elements
-        for flow in held.flows:
-            if flow.ended:
-                self._on_ended(flow, "the server did not let it be taken over")
-            else:
-                await pump.recover(flow, held.available.pop(flow.subscription_id, None))
-                self._line.continuity.resumed(flow.slots)
-        self._report()
-        works = (
-            pump.watch,
-            pump.keep_session,
-            pump.heed_end,
-            self._channel.renew,
-            self._poller.run,
-            self._remake,
-            self._mend,
-            self._backfill,
-            self._move,
-        )
+        pump = self._pump
+        # What was sent meanwhile may have to wait for room in the ring: the session is kept alive all the same.
+        keeping = (pump.watch, pump.keep_session, pump.heed_end, self._channel.renew)
+        works = (self._poller.run, self._remake, self._mend, self._backfill, self._move)
         ended: ScadaError
         async with asyncio.TaskGroup() as group:
-            beside = [group.create_task(self._guarded(work)) for work in works]
+            beside = [group.create_task(self._guarded(work)) for work in keeping]
             try:
+                await self._recover()
+                self._report()
+                beside += [group.create_task(self._guarded(work)) for work in works]
                 await pump.run()
             except ScadaError as exc:
                 ended = exc
@@ -218,6 +206,15 @@ class Tending:
                 for task in beside:
                     task.cancel()
         raise ended
+
+    async def _recover(self) -> None:
+        held, pump = self._held, self._pump
+        pump.elements = held.monitoring.elements
+        for flow in [flow for flow in held.flows if flow.ended]:
+            self._on_ended(flow, "the server did not let it be taken over")
+        for flow in held.alive:
+            await pump.recover(flow, held.available.pop(flow.subscription_id, None))
+            self._line.continuity.resumed(flow.slots)
 
     async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
         """End the channel when this fails, and raise nothing: the pump first stores what has arrived."""

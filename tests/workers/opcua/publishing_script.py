@@ -6,6 +6,7 @@ import asyncio
 import struct
 from dataclasses import replace
 from typing import cast
+from uuid import uuid4
 
 import numpy as np
 from asyncua.ua.uaerrors import BadSubscriptionIdInvalid
@@ -14,6 +15,7 @@ from engine.continuity import Continuity
 from engine.errors import ConnectionRefused, ScadaError
 from engine.gaps import Cause
 from tests.workers.opcua.tenant import FAST, Tenant, until
+from workers.opcua.acknowledgements import Acknowledgements
 from workers.opcua.channel import Channel
 from workers.opcua.flow import REPUBLISH, Flow
 from workers.opcua.pump import Pump
@@ -89,8 +91,16 @@ def header(type_id: int, result: int = 0) -> bytes:
     return b"\x01\x00" + struct.pack("<HqIIBiHB", type_id, 0, 1, result, 0, -1, 0, 0)
 
 
-def data(sequence: int, *values: float, handle: int = 0, subscription_id: int = 7) -> bytes:
-    return response(sequence, 1, changes(*values, handle=handle), subscription_id=subscription_id)
+def data(
+    sequence: int,
+    *values: float,
+    handle: int = 0,
+    subscription_id: int = 7,
+    available: tuple[int, ...] | None = None,
+) -> bytes:
+    return response(
+        sequence, 1, changes(*values, handle=handle), subscription_id=subscription_id, available=available
+    )
 
 
 def republished(sequence: int, *values: float) -> bytes:
@@ -109,10 +119,15 @@ def response(
     sequence: int,
     count: int,
     notifications: bytes = b"",
+    *,
     results: tuple[int, ...] = (),
     subscription_id: int = 7,
+    available: tuple[int, ...] | None = None,
 ) -> bytes:
-    message = struct.pack("<IiBIqi", subscription_id, -1, 0, sequence, 0, count) + notifications
+    kept = () if available is None else available
+    listed = struct.pack(f"<i{len(kept)}I", -1 if available is None else len(kept), *kept)
+    message = struct.pack("<I", subscription_id) + listed
+    message += struct.pack("<BIqi", 0, sequence, 0, count) + notifications
     acked = struct.pack(f"<i{len(results)}I", len(results), *results)
     return header(829) + message + acked + struct.pack("<i", -1)
 
@@ -143,7 +158,8 @@ class Running:
         self.continuity = Continuity(tenant.ring)
         self.flows = [flow_of(7)]
         self.lost: list[tuple[int, str]] = []
-        self.unacknowledged: list[tuple[int, int]] = []
+        self.connection_id = uuid4()
+        self.acks = Acknowledgements()
         self._requests = requests
         self.pump = self.pump_over(script)
         self.task = asyncio.create_task(self.pump.run())
@@ -152,6 +168,7 @@ class Running:
         """Return a pump that goes on with the same subscriptions."""
         return Pump(
             channel=cast(Channel, script),
+            connection_id=self.connection_id,
             flows=self.flows,
             ring=self.tenant.ring,
             slots=SLOTS,
@@ -160,7 +177,7 @@ class Running:
             sink=self.tenant.sink,
             continuity=self.continuity,
             ended=lambda flow, reason: self.lost.append((flow.subscription_id, reason)),
-            unacknowledged=self.unacknowledged,
+            acks=self.acks,
         )
 
     async def replaced(self, answers: int) -> None:

@@ -19,7 +19,7 @@ from engine.readings import RawBatch
 from engine.settings import OpcuaSettings
 from tests.workers.opcua.plant import SOURCE_TIME
 from workers.opcua.session import Connector
-from workers.opcua.sink import ConnectionReport
+from workers.opcua.sink import ConnectionReport, Message
 
 FAST = OpcuaSettings(
     publishing_interval_ms=20,
@@ -41,17 +41,53 @@ async def until(condition: Callable[[], object], *, within_s: float = 10.0) -> N
 
 
 class RecordingSink:
-    """The owner of the ring: keeps what was reported and drains only when asked."""
+    """The owner of the ring: keeps what was reported and drains only when asked.
+
+    What is stored is durable at once; with `keeps_waiting` only when `sync` is called.
+    """
 
     def __init__(self, ring: Ring) -> None:
         self.ring = ring
         self.rows = 0
         self.waits = 0
         self.reports: list[ConnectionReport] = []
+        self.keeps_waiting = False
+        self.messages: list[Message] = []
+        self._accepting = True
+        self._told: list[Callable[[], None]] = []
         self._freed = asyncio.Event()
 
-    def stored(self, rows: int) -> None:
+    @property
+    def accepting(self) -> bool:
+        return self._accepting
+
+    def accept(self, accepting: bool) -> None:
+        """Be a journal that takes readings, or one that is full."""
+        self._accepting = accepting
+        for call in list(self._told):
+            call()
+
+    @property
+    def listeners(self) -> int:
+        return len(self._told)
+
+    def on_accepting(self, call: Callable[[], None]) -> Callable[[], None]:
+        self._told.append(call)
+        return lambda: self._told.remove(call)
+
+    def stored(self, rows: int, message: Message | None = None) -> None:
         self.rows += rows
+        if message is not None:
+            self.messages.append(message)
+        if not self.keeps_waiting:
+            self.sync()
+
+    def sync(self, most: int | None = None) -> None:
+        """Make the oldest messages durable: all, or so many."""
+        durable = self.messages[:most]
+        del self.messages[:most]
+        for message in durable:
+            message.durable(message.position)
 
     async def wait_for_space(self) -> None:
         self.waits += 1

@@ -128,7 +128,7 @@ async def test_what_may_not_have_been_acknowledged_is_told_to_whoever_goes_on(ru
     # The first two acknowledgements were sent with requests that were answered; the others' answers never come.
     script.abort(ConnectionRefused("gone"))
     await running.ended()
-    assert running.unacknowledged == [(7, 2), (7, 3)]
+    assert running.acks.due == [(7, 2), (7, 3)]
     another = Script()
     pump = running.pump_over(another)
     going_on = asyncio.create_task(pump.run())

@@ -5,7 +5,8 @@ is new: who drains the ring knows what is stored already (the same source timest
 
 Invariants:
 - A round never begins before the one before it has ended; rounds that fell behind are left out, not made up for.
-- While the ring is full the answer in hand waits, and nothing is asked: one message of memory at most.
+- While the ring is full the answer in hand waits, and nothing is asked: one message of memory at most. Nothing is asked
+  while the journal takes nothing, either.
 - A tag that cannot be read (no such node, not readable) stays in the round, which so finds it when it appears. Until
   it was read once in this session, its failures are not stored; afterwards they are readings with a Bad status.
 """
@@ -35,6 +36,7 @@ from workers.opcua.monitoring.nodes import Form
 from workers.opcua.monitoring.outcome import RANGE_REFUSED, UNREADABLE
 from workers.opcua.monitoring.resolve import SESSION_ENDED, pick_from_whole
 from workers.opcua.seam import status_name
+from workers.opcua.sink import until_accepting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -204,6 +206,7 @@ class Poller:
         waiting = self._requests[::-1]
         while waiting:
             places, body = waiting.pop()
+            await until_accepting(self._sink)
             answer = await self._channel.call(_READ, body, doing="tags not read")
             raw, result = _decode(answer, self._monitoring, places, self._text_of)
             if raw is not None:
