@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Buffer
 
+from engine.frames import Entry, Position
+from engine.gaps import GapChanges
 from engine.readings import Batch, RawBatch
 
 class Ring:
@@ -215,6 +217,57 @@ def decode_history(
     Result i belongs to slots[i] and elements[i]. Of its HistoryData (i=658) those values become rows whose time is
     after after_us[i] and before before_us[i] (microseconds since 1970); other kinds of history are passed over.
     Otherwise as decode_publish. Raises MalformedMessage also for another number of results than `slots` has places.
+    """
+
+def crc32c(data: Buffer, start: int = 0, *, by_tables: bool = False) -> int:
+    """Return the CRC32C of the bytes from `start` on.
+
+    `by_tables` takes the way of processors that have no instruction for it. Raises ValueError for a start outside of
+    `data`.
+    """
+
+def encode_frame(entry: Entry, stream: bytes, sequence: int, journaled_us: int) -> bytearray:
+    """Return the record of an entry, whole and padded: what engine/journal says.
+
+    `stream` is the UUID's 16 bytes. Raises ValueError for columns that do not belong together, for a number that its
+    field cannot hold, and for an entry of more than 256 MiB. A text's surrogates are written as the bytes for which
+    surrogateescape has put them there; one that stands for no byte comes back as three that do.
+    """
+
+@final
+class Scanned:
+    """What the header of one valid record says."""
+
+    offset: int
+    """Where it begins."""
+    nbytes: int
+    """With its padding: the next one begins behind them."""
+    sequence: int
+    epoch: int
+    journaled_us: int
+    rows: int
+    """Readings in it."""
+    stream: bytes
+    """The UUID's 16 bytes."""
+
+def scan_record(data: Buffer, offset: int, stream: bytes | None = None) -> Scanned | None:
+    """Return what the record at `offset` says, or None where no whole and valid one begins there.
+
+    Valid is one that decode_frame decodes. With `stream`, records of other streams count as none. Raises ValueError
+    for an offset outside of `data`, whose end is inside.
+    """
+
+def find_record(data: Buffer, offset: int, stream: bytes | None = None) -> int:
+    """Return the first multiple of 8, from `offset` on, at which scan_record finds a record; -1 if there is none.
+
+    Give `stream` for bytes that somebody else can have a hand in, as they have in the texts of readings: without it,
+    such bytes can look like a record, and like so many that the search is a long one.
+    """
+
+def decode_frame(data: Buffer, offset: int) -> tuple[Batch, GapChanges, tuple[Position, ...]]:
+    """Return the readings, gaps and positions of the record at `offset`; the columns are views into one copy.
+
+    Gaps.slot is 0. Raises ValueError where scan_record returns None, and for an offset outside of `data`.
     """
 
 def encode_copy(

@@ -1,4 +1,4 @@
-"""The compiled hot path: OPC UA bytes -> ring -> PostgreSQL COPY bytes, and COPY bytes -> columns.
+"""The compiled hot path: OPC UA bytes -> ring -> journal -> PostgreSQL COPY bytes, and COPY bytes -> columns.
 
 Table of contents, in the order of the data. The typed contract is _fastpath.pyi; reading columns are explained in
 readings.py. What every part keeps to: a byte from outside is read through a bounds-checked cursor only; a message
@@ -17,5 +17,7 @@ include "fastpath/request.pxi"   # what requests for many nodes share
 include "fastpath/items.pxi"     # CreateMonitoredItems, both ways
 include "fastpath/read.pxi"      # Read, both ways
 include "fastpath/history.pxi"   # one history answer -> rows, or nothing
+include "fastpath/crc32c.pxi"    # the checksum of records
+include "fastpath/frame.pxi"     # an entry of the journal -> the bytes of its record, and back
 include "fastpath/copy_out.pxi"  # columns -> PostgreSQL's binary COPY format
 include "fastpath/copy_in.pxi"   # and back

@@ -32,15 +32,15 @@ cdef inline const uint8_t* take(Cursor* cursor, Py_ssize_t size) except NULL:
     return here
 
 
-cdef inline uint16_t le16(const uint8_t* at) noexcept:
+cdef inline uint16_t le16(const uint8_t* at) noexcept nogil:
     return <uint16_t>(at[0] | at[1] << 8)
 
 
-cdef inline uint32_t le32(const uint8_t* at) noexcept:
+cdef inline uint32_t le32(const uint8_t* at) noexcept nogil:
     return <uint32_t>at[0] | <uint32_t>at[1] << 8 | <uint32_t>at[2] << 16 | <uint32_t>at[3] << 24
 
 
-cdef inline uint64_t le64(const uint8_t* at) noexcept:
+cdef inline uint64_t le64(const uint8_t* at) noexcept nogil:
     return <uint64_t>le32(at) | <uint64_t>le32(at + 4) << 32
 
 

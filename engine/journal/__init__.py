@@ -47,8 +47,9 @@ of the file, padded with zeros:
           status     n x u32
           kind       n x u8
           (zeros up to a multiple of 8 from the start of the payload)
-          texts      t x (row u32, bytes u32), then their UTF-8 one after the other, b bytes; surrogates as
-                     surrogateescape left them, so that what was not UTF-8 comes out as it came in
+          texts      t x (row u32, bytes u32), by row, one for each row whose kind has TEXT; then their UTF-8 one
+                     after the other, b bytes. Surrogates are the bytes that surrogateescape made them of, so that
+                     what was not UTF-8 comes out as it came in
           (zeros up to a multiple of 8)
           gaps       (g + r) x from_us i64, then to_us i64, tag_id i32, cause u8; the recorded ones first
           (zeros up to a multiple of 8)
