@@ -4,7 +4,8 @@ It lies in `$SCADA_TEST_CACHE`, else `$XDG_CACHE_HOME/scada-engine`, else `~/.ca
 0.8 GB. Making it needs root, mmdebstrap, a Debian mirror and about half a minute. Packages come from the mirror that
 mmdebstrap chooses, or from `$SCADA_TEST_DEBIAN_MIRROR`.
 
-A file inside names the packages: when PACKAGES changes here, the folder is made anew.
+A file inside names the packages: when PACKAGES has more, they are installed into the folder, which other tests may be
+using; when it has changed otherwise, or that fails, the folder is made anew.
 """
 
 from __future__ import annotations
@@ -25,8 +26,12 @@ PACKAGES = (
     "libopen62541-1.4-dev",
     "gcc",
     "libc6-dev",
+    # The pooler that may stand before a tenant's database.
+    "pgbouncer",
 )
 _BUILD_TIMEOUT_S = 900
+# Packages start their services when they are installed, unless this file forbids it.
+_START_NOTHING = "#!/bin/sh\nexit 101\n"
 
 
 class ServerMissing(Exception):
@@ -58,7 +63,7 @@ def debian_root() -> Path:
         )
     root.parent.mkdir(parents=True, exist_ok=True)
     with _only_one(root.with_suffix(".lock")):
-        if not _is_current(root):
+        if not _is_current(root) and not _add_missing(root):
             _build(root)
     return root
 
@@ -96,6 +101,40 @@ def _only_one(lock: Path) -> Iterator[None]:
     with lock.open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _add_missing(root: Path) -> bool:
+    """Install what PACKAGES has and the folder lacks; return whether it is current then. The caller holds the lock."""
+    try:
+        suite, *there = _marker(root).read_text("utf-8").splitlines()
+    except FileNotFoundError:
+        return False
+    missing = [name for name in PACKAGES if name not in there]
+    if suite != SUITE or set(there) - set(PACKAGES) or not missing:
+        return False
+    policy = root / "usr/sbin/policy-rc.d"
+    policy.write_text(_START_NOTHING, "ascii")
+    policy.chmod(0o755)
+    try:
+        for command in (["update"], ["install", "--yes", "--no-install-recommends", *missing]):
+            subprocess.run(
+                ["chroot", str(root), "apt-get", "--quiet", *command],
+                env={
+                    "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+                    "LC_ALL": "C",
+                    "DEBIAN_FRONTEND": "noninteractive",
+                },
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_BUILD_TIMEOUT_S,
+                check=True,
+            )
+    except (OSError, subprocess.SubprocessError):
+        return False
+    finally:
+        policy.unlink()
+    _marker(root).write_text(_marker_text(), "utf-8")
+    return True
 
 
 def _build(root: Path) -> None:
