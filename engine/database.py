@@ -9,13 +9,16 @@ How an error is mapped (`translated`); the first line that fits decides:
     42P01 undefined table, 42703 column, 3F000 schema     DatabaseNotMigrated
     08 connection, 28 login, 3D no such database,         DatabaseUnavailable: a password may be rotated and a
     40 rolled back, 53 resources, 57 operator, 58 system,   database may be restored while we wait
-    25006 read-only, 55006 in use, 55P03 lock timeout
-    none, from libpq (no server answered)                 DatabaseUnavailable
+    25006 read-only, 25P03 and 25P04 took too long,
+    55006 in use, 55P03 lock timeout
+    none, from libpq (no server answered, or libpq        DatabaseUnavailable
+    keeps it to itself: see _REFUSALS)
     22 data, 23 constraint, 42 statement, all others      DatabaseRejected
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -35,7 +38,7 @@ from engine.errors import (
 
 _NOT_MIGRATED = frozenset({"42P01", "42703", "3F000"})
 _UNAVAILABLE_CLASSES = ("08", "28", "3D", "40", "53", "57", "58")
-_UNAVAILABLE = frozenset({"25006", "55006", "55P03"})
+_UNAVAILABLE = frozenset({"25006", "25P03", "25P04", "55006", "55P03"})
 
 # What a DSN may override. A peer that is gone is noticed in a minute; Linux alone takes 15 minutes or more.
 _CONNECT_DEFAULTS: dict[str, Any] = {
@@ -45,6 +48,24 @@ _CONNECT_DEFAULTS: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 60_000,
 }
+
+# libpq does not hand on the SQLSTATE of a connection that is refused, only what the server said. Where that is in
+# another language than English, or something that nobody foresaw, there is none: it is retried all the same.
+_REFUSALS = (
+    (
+        "53300",
+        "too many clients already|remaining connection slots|too many connections for"
+        "|no more connections allowed",
+    ),
+    (
+        "28000",
+        "authentication failed|no password supplied|no pg_hba.conf entry|not permitted to log in"
+        '|role ".*" does not exist',
+    ),
+    ("3D000", 'database ".*" does not exist|not currently accepting connections'),
+    ("57P03", "database system is (?:starting up|shutting down|in recovery|not)"),
+)
+_REFUSAL = re.compile("|".join(f"(?P<_{state}>{said})" for state, said in _REFUSALS))
 
 
 async def connect(dsn: str, *, application: str, autocommit: bool = False) -> psycopg.AsyncConnection:
@@ -97,13 +118,21 @@ def place(dsn: str) -> str:
     return _place(_parse(dsn))
 
 
+def server_of(dsn: str) -> str:
+    """Return which server a DSN is for: host and port, several as they stand there. A name is not resolved.
+
+    Raises ConfigurationError for a DSN that cannot be parsed.
+    """
+    return _server(_parse(dsn))
+
+
 @contextmanager
 def translated(what: str) -> Iterator[None]:
     """Raise psycopg's errors as ours, by SQLSTATE; `what` begins the message and says what was tried."""
     try:
         yield
     except psycopg.Error as exc:
-        raise _kind(exc)(f"{what}: {_one_line(exc)}", exc.sqlstate) from exc
+        raise _kind(exc)(f"{what}: {_one_line(exc)}", exc.sqlstate or _refusal_state(exc)) from exc
 
 
 def _kind(exc: psycopg.Error) -> type[DatabaseError]:
@@ -115,6 +144,13 @@ def _kind(exc: psycopg.Error) -> type[DatabaseError]:
     if state.startswith(_UNAVAILABLE_CLASSES) or state in _UNAVAILABLE:
         return DatabaseUnavailable
     return DatabaseRejected
+
+
+def _refusal_state(exc: psycopg.Error) -> str | None:
+    """Return the SQLSTATE that a server which refuses a connection has put into words."""
+    # An error that a statement got has its fields; one of a connection that never stood has a text.
+    found = None if exc.diag.message_primary else _REFUSAL.search(str(exc))
+    return found and (found.lastgroup or "").removeprefix("_")
 
 
 def _one_line(exc: psycopg.Error) -> str:
@@ -134,6 +170,9 @@ def _parse(dsn: str) -> dict[str, Any]:
 
 
 def _place(parameters: dict[str, Any]) -> str:
+    return f'database "{parameters.get("dbname") or parameters.get("user") or ""}" on {_server(parameters)}'
+
+
+def _server(parameters: dict[str, Any]) -> str:
     host = parameters.get("host") or parameters.get("hostaddr") or "the local socket"
-    port = parameters.get("port") or "5432"
-    return f'database "{parameters.get("dbname") or parameters.get("user") or ""}" on {host}:{port}'
+    return f"{host}:{parameters.get('port') or '5432'}"

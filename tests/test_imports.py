@@ -28,13 +28,15 @@ BASE = {
     "settings",
     "version",
     "secrets",
+    "breaker",
     "database",
+    "database_pool",
     "outcomes",
     "variants",
     "_fastpath",
 }
 # A stage that outgrew one file: a folder of that name, or all files whose names begin so.
-STAGES_OF_SEVERAL_FILES = ("catalog", "query", "metrics", "journal", "store", "pipeline")
+STAGES_OF_SEVERAL_FILES = ("catalog", "query", "metrics", "journal", "store", "pipeline", "quarantine")
 
 # A library's owner, or owners: files, or rooms with all their files. Not held for bench, which compares us with the
 # libraries themselves.
@@ -55,8 +57,10 @@ OWNERS = {
     "prometheus_client": ("workers/exposition.py", "workers/cli/"),
     "psycopg": (
         "engine/database.py",
+        "engine/database_pool.py",
         "engine/migrations.py",
-        "engine/store.py",
+        "engine/quarantine",
+        "engine/store/",
         "engine/catalog",
         "engine/query",
     ),
