@@ -64,9 +64,25 @@ class ConnectionRefused(ScadaError):
 class DatabaseError(ScadaError):
     """PostgreSQL refused or failed. `sqlstate` is None when no server answered."""
 
-    def __init__(self, message: str, sqlstate: str | None = None) -> None:
+    def __init__(self, message: str, sqlstate: str | None = None, *, timed_out: bool = False) -> None:
         super().__init__(message)
         self.sqlstate = sqlstate
+        self._timed_out = timed_out
+
+    @property
+    def is_timeout(self) -> bool:
+        """It took too long: less at a time may go through. 57014 statement, 55P03 lock, 25P04 transaction."""
+        return self._timed_out or self.sqlstate in {"57014", "55P03", "25P04"}
+
+    @property
+    def is_conflict(self) -> bool:
+        """Another transaction was in the way (40001, 40P01): the same thing may go through at once."""
+        return self.sqlstate is not None and self.sqlstate.startswith("40")
+
+    @property
+    def is_about_rows(self) -> bool:
+        """What a row holds is refused, 22 data or 23 constraint: the other rows may go through."""
+        return self.sqlstate is not None and self.sqlstate.startswith(("22", "23"))
 
 
 class DatabaseUnavailable(DatabaseError):

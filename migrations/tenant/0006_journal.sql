@@ -27,7 +27,7 @@ create table reading_quarantine (
     id bigint generated always as identity primary key,
     stream uuid not null,
     sequence bigint not null,
-    place integer not null,  -- the row in its frame
+    place integer not null,  -- the row in its frame; -1: not one reading
     tag_id integer,          -- null: not one reading, but bytes of the journal
     ts_us bigint,            -- microseconds since 1970; may be more than a timestamptz can hold
     status integer,

@@ -28,8 +28,8 @@ def databases(lasting_databases: MasterAndTenant) -> MasterAndTenant:
     """A master that knows the tenant `acme`, and that tenant, empty; on each kind of server."""
     with psycopg.connect(lasting_databases.tenant_dsn) as tenant:
         tenant.execute(
-            "truncate wells, scada_connections, tag_mappings, tag_states, readings, reading_gaps"
-            " restart identity cascade"
+            "truncate wells, scada_connections, tag_mappings, tag_states, readings, reading_gaps,"
+            " ingest_marks, reading_quarantine restart identity cascade"
         )
     with psycopg.connect(lasting_databases.master_dsn) as master:
         master.execute("delete from tenants where slug <> 'acme'")

@@ -1,0 +1,135 @@
+"""The Store: a tenant's database as those see it who write to it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from engine.database import connect
+from engine.store.claims import claim_stream
+from engine.store.commits import Commit, Committed, Transaction
+from engine.store.gap_rows import change_gaps
+from engine.store.modes import StorageMode, detect_mode
+from engine.store.newest import NEWEST_TAGS, fill_newest, nothing_known
+from engine.store.rows import sorted_rows
+from engine.store.session import BEGIN, Session
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from uuid import UUID
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from psycopg import AsyncConnection
+
+    from engine.gaps import GapChanges
+    from engine.readings import Batch
+    from engine.store.marks import Claim
+
+
+class Store:
+    """Writes one tenant's frames, one commit at a time."""
+
+    def __init__(self, dsn: str, application: str, *, ahead_most_s: float = 86_400.0) -> None:
+        """`ahead_most_s`: a reading's time may be so much later than its frame was written."""
+        self.mode: StorageMode | None = None
+        self._dsn = dsn
+        self._application = application
+        self._ahead_most_s = ahead_most_s
+        self._database_id: UUID | None = None
+        self._connection: AsyncConnection[Any] | None = None
+        # Different tasks call.
+        self._using = asyncio.Lock()
+
+    async def check(self) -> None:
+        """Connect, unless that is done, and learn the storage mode.
+
+        Raises DatabaseUnavailable, and DatabaseNotMigrated when tables are missing.
+        """
+        async with self._connected():
+            pass
+
+    async def newest(self, tag_ids: NDArray[np.int32]) -> Batch:
+        """Return the newest stored reading of each tag, in the order given; ts_us is int64's least where none is.
+
+        Texts are left out: `kind` says that there is one. Raises DatabaseUnavailable or DatabaseNotMigrated.
+        """
+        newest = nothing_known(tag_ids)
+        for first in range(0, len(tag_ids), NEWEST_TAGS):
+            async with self._connected() as connection:
+                session = Session(connection, "cannot read the newest readings")
+                await fill_newest(session, newest.part(first, first + NEWEST_TAGS))
+        return newest
+
+    async def claim(self, stream: UUID, at_least_epoch: int) -> Claim:
+        """Become the owner of a stream: its epoch goes up, and nobody with a lower one can commit any more.
+
+        The new epoch is `at_least_epoch` or higher. Raises DatabaseUnavailable, also when the last owner is in the
+        middle of a commit for too long, and DatabaseNotMigrated.
+        """
+        async with self._connected() as connection:
+            claim = await claim_stream(Session(connection, "cannot claim the stream"), stream, at_least_epoch)
+        self._database_id = claim.database_id
+        return claim
+
+    async def commit(self, commit: Commit) -> Committed:
+        """Store frames with all that belongs to them, whole or not at all; returns when they are stored for good.
+
+        Exactly once: when an error leaves open whether they are stored, commit the same again.
+
+        Raises
+            DatabaseUnavailable, DatabaseNotMigrated    try again; see is_timeout and is_conflict
+            DatabaseRejected                            a person has to look: not a few rows are refused, or no row is
+            MarkMoved                                   the database has lost commits: what it has now is in the error
+            StreamTakenOver                             another process owns the stream
+        """
+        async with self._connected() as connection:
+            assert self.mode is not None
+            session = Session(
+                connection, f"cannot store {sum(len(frame.batch) for frame in commit.frames)} readings"
+            )
+            transaction = Transaction(
+                session, self.mode, database_id=self._database_id, ahead_most_s=self._ahead_most_s
+            )
+            return await transaction.run(commit)
+
+    async def write(self, batch: Batch, gaps: GapChanges | None = None) -> None:
+        """Store a batch and what it changes in reading_gaps, outside of any stream; returns after the commit."""
+        if len(batch) == 0 and not gaps:
+            return
+        async with self._connected() as connection:
+            session = Session(connection, f"cannot store a batch of {len(batch)} readings")
+            await session.simple(BEGIN)
+            if len(batch):
+                await session.copy(sorted_rows(batch))
+            if gaps:
+                await change_gaps(session, gaps)
+            await session.simple("commit")
+
+    async def close(self) -> None:
+        """Close the connection; the next call of another method would open it again."""
+        async with self._using:
+            await self._discard()
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[AsyncConnection[Any]]:
+        """Give the one connection to one task at a time; after an error it is closed."""
+        async with self._using:
+            try:
+                if self._connection is None:
+                    self._connection = await connect(
+                        self._dsn, application=self._application, autocommit=True
+                    )
+                    self.mode = await detect_mode(
+                        Session(self._connection, "cannot find out the storage mode")
+                    )
+                yield self._connection
+            except BaseException:
+                await self._discard()
+                raise
+
+    async def _discard(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()

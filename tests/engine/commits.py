@@ -1,0 +1,98 @@
+"""Frames and commits for tests of the store: a stream whose frames are numbered as a journal would."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+import numpy as np
+
+from engine.frames import Frame, sequence_of
+from engine.gaps import GapChanges
+from engine.readings import Batch, Kind
+from engine.store import Claim, Commit, Committed, Lane
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.frames import Loss
+    from engine.store import Store
+
+BASE_US = 1_780_000_000_000_000
+
+
+def batch_of(rows: int, **columns: Any) -> Batch:
+    """Return rows of tag 1 with the values 0, 1, 2, ..., a microsecond apart; `columns` replaces some of them."""
+    made: dict[str, Any] = {
+        "ts_us": BASE_US + np.arange(rows, dtype=np.int64),
+        "tag_id": np.ones(rows, np.int32),
+        "status": np.zeros(rows, np.uint32),
+        "value": np.arange(rows, dtype=np.float64),
+        "kind": np.full(rows, Kind.NUMBER, np.uint8),
+    }
+    return Batch(**(made | columns))
+
+
+def text_batch(*texts: str) -> Batch:
+    """Return a row of tag 1 for each text."""
+    return batch_of(len(texts), kind=np.full(len(texts), Kind.TEXT, np.uint8), texts=dict(enumerate(texts)))
+
+
+class Stream:
+    """The owner of a stream, over one store: numbers frames, commits them, and keeps what it was told."""
+
+    def __init__(self, store: Store, stream: UUID | None = None) -> None:
+        self.store = store
+        self.id = stream or uuid4()
+        self.claimed: Claim | None = None
+        self.lanes: tuple[Lane, ...] = ()
+        self.count = 0
+
+    async def claim(self, at_least_epoch: int = 1) -> Claim:
+        """Become the owner; the first frame is number 1 again."""
+        self.claimed = await self.store.claim(self.id, at_least_epoch)
+        self.lanes = self.claimed.lanes
+        self.count = 0
+        return self.claimed
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the last claim."""
+        assert self.claimed is not None
+        return self.claimed.epoch
+
+    def sequence(self, count: int) -> int:
+        """Return the sequence of this owner's frame of that number."""
+        return sequence_of(self.epoch, count)
+
+    def frame(self, batch: Batch, gaps: GapChanges | None = None, journaled_us: int = BASE_US) -> Frame:
+        """Return the next frame."""
+        self.count += 1
+        sequence = self.sequence(self.count)
+        return Frame(
+            sequence, sequence - 1, journaled_us, batch, gaps or GapChanges(), positions=(), nbytes=0
+        )
+
+    def commit_of(self, frames: Sequence[Frame], losses: Sequence[Loss] = (), lane: int = 0) -> Commit:
+        """Return the commit of some frames into a lane."""
+        end = max([frame.sequence for frame in frames] + [loss.until - 1 for loss in losses])
+        return Commit(self.id, self.epoch, self.lanes[lane], frames, end, losses=losses)
+
+    async def commit(self, commit: Commit) -> Committed:
+        """Commit, and keep what the answer says."""
+        committed = await self.store.commit(commit)
+        self.lanes = committed.lanes
+        return committed
+
+    async def store_batch(self, *batches: Batch, gaps: GapChanges | None = None) -> Committed:
+        """Commit each batch as a frame, all at once; the gaps are of the first."""
+        if self.claimed is None:
+            await self.claim()
+        frames = [self.frame(batch, None if place else gaps) for place, batch in enumerate(batches)]
+        return await self.commit(self.commit_of(frames))
+
+
+def into_new_lane(commit: Commit, after: int) -> Commit:
+    """Return the commit as one that opens a lane behind `after`."""
+    return replace(commit, lane=Lane(after, after), opens=True)
