@@ -4,7 +4,8 @@ Precedence: flag > environment > file (TOML) > default. An unknown key is an err
 
 Environment: the seed's names work as they are (DATABASE_URL, METRICS_PORT, GRPC_PORT, BUFFER_DURATION_MS,
 MAX_BUFFER_SIZE, and LOG_LEVEL for its RUST_LOG). Every other setting is SCADA_ and its path in capitals, `__` between
-levels: SCADA_OPCUA__REQUEST_TIMEOUT_S. A secret can come from a file: add _FILE to its name.
+levels: SCADA_OPCUA__REQUEST_TIMEOUT_S. A secret can come from a file: add _FILE to its name. The file of database_url
+may change while the engine runs (`read_again`): a password is rotated without a restart.
 
 The dataclasses are plain ones, so that a worker process that is handed a Settings needs no validation library in its
 memory (measured: 9 MB); pydantic is imported by `load` only.
@@ -15,7 +16,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
@@ -89,6 +90,8 @@ class Settings:
     """Everything that can be set, with its default."""
 
     database_url: str = ""
+    # Where database_url was read from, if it came from a file.
+    database_url_file: str = ""
     workers: int | Literal["auto"] = "auto"
     host: str = "127.0.0.1"
     metrics_port: int = 9090
@@ -175,7 +178,9 @@ def load(
     sources = (
         (_from_file(file) if file else {}),
         _from_environment(os.environ if environment is None else environment),
-        {path: (value, f"flag for {path}") for path, value in (flags or {}).items() if value is not None},
+        _with_secrets(
+            {path: (value, f"flag for {path}") for path, value in (flags or {}).items() if value is not None}
+        ),
     )
     if state := (os.environ if environment is None else environment).get("XDG_STATE_HOME"):
         for path, name in _STATE_FOLDERS.items():
@@ -188,7 +193,22 @@ def load(
                 raise ConfigurationError(f"{where}: there is no setting {path!r}")
             merged[path] = value
             origin[path] = where
+            if path == "database_url" and "database_url_file" not in source:
+                merged.pop("database_url_file", None)
     return _validate(merged, origin)
+
+
+def read_again(settings: Settings) -> Settings:
+    """Return the settings with database_url as its file has it now; unchanged where it came from elsewhere.
+
+    Raises ConfigurationError for a file that cannot be read, or is empty for the moment.
+    """
+    if not settings.database_url_file:
+        return settings
+    url = _secret_file("database_url", settings.database_url_file)
+    if not url:
+        raise ConfigurationError(f"database_url: {settings.database_url_file} is empty")
+    return settings if url == settings.database_url else replace(settings, database_url=url)
 
 
 def show(settings: Settings) -> dict[str, Any]:
@@ -231,7 +251,7 @@ def _from_file(file: Path) -> dict[str, tuple[Any, str]]:
         raise ConfigurationError(f"cannot read the configuration file {file}: {exc.strerror}") from exc
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise ConfigurationError(f"{file} is not valid TOML: {exc}") from exc
-    return {path: (value, f"{file}: {path}") for path, value in _flatten(document).items()}
+    return _with_secrets({path: (value, f"{file}: {path}") for path, value in _flatten(document).items()})
 
 
 def _flatten(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -246,19 +266,26 @@ def _flatten(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
     found: dict[str, tuple[Any, str]] = {}
-    known = _paths(Settings)
     for name, value in sorted(environment.items()):
         if name in SEED_NAMES:
             path = SEED_NAMES[name]
             found[path] = (value.lower() if path == "log_level" else value, name)
         elif name.removesuffix("_FILE") in SEED_NAMES and SEED_NAMES[name.removesuffix("_FILE")] in SECRETS:
-            found[SEED_NAMES[name.removesuffix("_FILE")]] = (_secret_file(name, value), name)
+            found[f"{SEED_NAMES[name.removesuffix('_FILE')]}_file"] = (value, name)
         elif name.startswith(PREFIX) and not name.startswith(_FOREIGN_PREFIXES):
-            path = name.removeprefix(PREFIX).lower().replace("__", ".")
-            if path.removesuffix("_file") in SECRETS and path not in known:
-                found[path.removesuffix("_file")] = (_secret_file(name, value), name)
-            else:
-                found[path] = (value, name)
+            found[name.removeprefix(PREFIX).lower().replace("__", ".")] = (value, name)
+    return _with_secrets(found)
+
+
+def _with_secrets(found: dict[str, tuple[Any, str]]) -> dict[str, tuple[Any, str]]:
+    """Add the secrets that come from files; of the files' names only those that are settings stay."""
+    known = _paths(Settings)
+    for secret in SECRETS:
+        value, where = found.get(f"{secret}_file", ("", ""))
+        if value:
+            found[secret] = (_secret_file(where, str(value)), where)
+            if f"{secret}_file" not in known:
+                del found[f"{secret}_file"]
     return found
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine.errors import ConfigurationError
-from engine.settings import SECRETS, SEED_NAMES, Settings, load, mask_url, show
+from engine.settings import SECRETS, SEED_NAMES, Settings, load, mask_url, read_again, show
 
 
 def written(folder: Path, text: str) -> Path:
@@ -112,6 +112,43 @@ def test_a_secret_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         load(environment={"SCADA_SECRETS_KEY_FILE": str(tmp_path)})
 
 
+def test_a_secret_that_was_named_nearer_beats_the_one_from_a_file(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("of the file")
+    environment = {"DATABASE_URL_FILE": str(secret)}
+    file = written(tmp_path, f'database_url_file = "{secret}"\n')
+    for settings in (
+        load(flags={"database_url": "of the flag"}, environment=environment),
+        load(environment={"DATABASE_URL": "of the flag"}, file=file),
+    ):
+        assert settings.database_url == "of the flag"
+        assert read_again(settings) is settings
+    for settings in (
+        load(environment=environment),
+        load(environment={}, file=file),
+        load(flags={"database_url_file": str(secret)}, environment={"DATABASE_URL": "of the environment"}),
+    ):
+        assert settings.database_url == "of the file"
+        assert settings.database_url_file == str(secret)
+
+
+def test_the_databases_address_is_read_again_from_its_file(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("postgresql://u:one@h/d\n")
+    settings = load(environment={"DATABASE_URL_FILE": str(secret), "GRPC_PORT": "1"})
+    assert read_again(settings) is settings
+    secret.write_text("postgresql://u:two@h/d\n")
+    renewed = read_again(settings)
+    assert renewed == replace(settings, database_url="postgresql://u:two@h/d")
+    assert show(renewed)["database_url"] == "postgresql://u:***@h/d"
+    secret.write_text("")
+    with pytest.raises(ConfigurationError, match="is empty"):
+        read_again(settings)
+    secret.unlink()
+    with pytest.raises(ConfigurationError, match="cannot read"):
+        read_again(settings)
+
+
 def test_only_secrets_come_from_files(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="grpc_port_file"):
         load(environment={"SCADA_GRPC_PORT_FILE": str(tmp_path)})
@@ -194,13 +231,14 @@ def test_every_limit_takes_its_ends_and_refuses_what_is_beyond() -> None:
 
 
 def test_every_number_has_limits() -> None:
-    from engine.settings import _LIMITS, OpcuaSettings
+    from engine.settings import _LIMITS, JournalSettings, OpcuaSettings
 
     def number(default: object) -> bool:
         return isinstance(default, (int, float)) and not isinstance(default, bool)
 
     numbers = {field.name for field in fields(Settings) if number(field.default)} | {"workers"}
     numbers |= {f"opcua.{field.name}" for field in fields(OpcuaSettings) if number(field.default)}
+    numbers |= {f"journal.{field.name}" for field in fields(JournalSettings) if number(field.default)}
     assert _LIMITS.keys() == numbers
 
 
@@ -290,8 +328,9 @@ def test_the_documentation_has_a_row_for_every_setting_with_its_default() -> Non
         for cells in (line.split("|") for line in page.splitlines())
         if len(cells) > 4
     }
-    defaults = {name: value for name, value in show(Settings()).items() if name != "opcua"}
-    defaults |= {f"opcua.{name}": value for name, value in show(Settings())["opcua"].items()}
+    defaults = {name: value for name, value in show(Settings()).items() if name not in ("opcua", "journal")}
+    for group in ("opcua", "journal"):
+        defaults |= {f"{group}.{name}": value for name, value in show(Settings())[group].items()}
     for name, value in defaults.items():
         shown = rows.get(name)
         assert shown is not None, f"{name} has no row"
