@@ -156,7 +156,7 @@ def running_engine(
     folder: Path,
     *,
     workers: int = 2,
-    program: Sequence[str] = _RUN,
+    program: Sequence[str] | None = None,
     journal_disk: str = "",
     **environment: str,
 ) -> Iterator[Engine]:
@@ -187,7 +187,7 @@ def running_engine(
         command += [journal_disk, str(folder / "journal")]
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [*command, sys.executable, *program],
+            [*command, sys.executable, *(program or _RUN)],
             env=variables,
             cwd=REPOSITORY,
             stdout=output,

@@ -8,6 +8,7 @@ proxy.resume()     what was sent meanwhile arrives late
 proxy.cut()        all connections are reset
 proxy.refuse()     cut, and new connections are refused until proxy.accept()
 proxy.tamper = f   bytes from the server become f(bytes)
+proxy.cut_at(b"x") resets the next connection on which a client sends this: right behind it, or when it is answered
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 _READ_BYTES = 65_536
 _CALL_S = 10.0
+# What a server on this machine needs to do what it was told.
+_ANSWER_S = 0.2
 
 
 class CuttingProxy:
@@ -33,6 +36,8 @@ class CuttingProxy:
         self.port = 0
         self.connections = 0
         self.tamper: Callable[[bytes], bytes] | None = None
+        self._cut_at: tuple[bytes, bool] | None = None
+        self._unanswered: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -65,6 +70,18 @@ class CuttingProxy:
         for writer in list(self._writers):
             writer.transport.abort()
 
+    def cut_at(self, words: bytes, *, answered: bool = False) -> None:
+        """Reset one connection, once: that on which a client sends `words` next.
+
+        What follows them does not get through; if it shall be `answered`, it does, and the answer does not.
+        """
+        self._cut_at = (words, answered)
+
+    @property
+    def has_cut(self) -> bool:
+        """Whether what `cut_at` waits for has come."""
+        return self._cut_at is None and not self._unanswered
+
     def refuse(self) -> None:
         """Reset all connections and refuse new ones."""
         if self._server is not None:
@@ -90,27 +107,49 @@ class CuttingProxy:
             there_reader, there = await asyncio.open_connection(*self.target)
             self._writers.add(there)
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._copy(reader, there, from_server=False))
-                group.create_task(self._copy(there_reader, writer, from_server=True))
+                group.create_task(self._copy(reader, there, from_server=False, client=writer))
+                group.create_task(self._copy(there_reader, writer, from_server=True, client=writer))
         except* (OSError, asyncio.CancelledError):
             pass
         finally:
             self._tasks.discard(task)
+            self._unanswered.discard(writer)
             for end in (writer, there):
                 if end is not None:
                     end.transport.abort()
                     self._writers.discard(end)
 
     async def _copy(
-        self, source: asyncio.StreamReader, drain: asyncio.StreamWriter, *, from_server: bool
+        self,
+        source: asyncio.StreamReader,
+        drain: asyncio.StreamWriter,
+        *,
+        from_server: bool,
+        client: asyncio.StreamWriter,
     ) -> None:
         while data := await source.read(_READ_BYTES):
             await self._flowing.wait()
+            if from_server and drain in self._unanswered:
+                continue
+            if not from_server and self._cut_at is not None and self._cut_at[0] in data:
+                await self._cut_behind(data, drain, client)
             drain.write(self.tamper(data) if from_server and self.tamper else data)
             with suppress(ConnectionError):
                 await drain.drain()
         await self._flowing.wait()
         drain.close()
+
+    async def _cut_behind(
+        self, data: bytes, server: asyncio.StreamWriter, client: asyncio.StreamWriter
+    ) -> None:
+        assert self._cut_at is not None
+        (words, answered), self._cut_at = self._cut_at, None
+        self._unanswered.add(client)
+        server.write(data if answered else data[: data.index(words) + len(words)])
+        await server.drain()
+        # The server does what it was told; whoever asked will not hear of it.
+        await asyncio.sleep(_ANSWER_S)
+        raise ConnectionResetError
 
 
 class ThreadedProxy:
@@ -142,6 +181,19 @@ class ThreadedProxy:
         """Reset all connections."""
         self._do(self._proxy.cut)
 
+    def cut_at(self, words: bytes, *, answered: bool = False) -> None:
+        """Reset one connection, once: that on which a client sends `words` next; see CuttingProxy.cut_at."""
+        self._do(lambda: self._proxy.cut_at(words, answered=answered))
+
+    @property
+    def has_cut(self) -> bool:
+        """Whether what `cut_at` waits for has come."""
+        return self._proxy.has_cut
+
+    def tamper(self, change: Callable[[bytes], bytes] | None) -> None:
+        """Have bytes from the server become what `change` makes of them; None: nothing more."""
+        self._do(lambda: setattr(self._proxy, "tamper", change))
+
     def refuse(self) -> None:
         """Reset all connections and refuse new ones."""
         self._do(self._proxy.refuse)
@@ -158,13 +210,13 @@ class ThreadedProxy:
 
 
 @contextmanager
-def proxy_in_thread(port: int) -> Iterator[ThreadedProxy]:
-    """Yield a proxy in front of a port of 127.0.0.1."""
+def proxy_in_thread(port: int, host: str = "127.0.0.1") -> Iterator[ThreadedProxy]:
+    """Yield a proxy on 127.0.0.1 in front of a port of `host`."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="cutting proxy", daemon=True)
     thread.start()
     try:
-        proxy = _run(loop, CuttingProxy.start("127.0.0.1", port))
+        proxy = _run(loop, CuttingProxy.start(host, port))
         try:
             yield ThreadedProxy(loop, proxy)
         finally:

@@ -18,7 +18,7 @@ _ENOUGH_BYTES = 1 << 30
 @contextmanager
 def embedded_postgres() -> Iterator[str]:
     """Yield the DSN of a superuser on the maintenance database of a new server."""
-    folder = Path(tempfile.mkdtemp(prefix="scada-embedded-", dir=_memory()))
+    folder = Path(tempfile.mkdtemp(prefix="scada-embedded-", dir=memory()))
     # The server may run as another user, who has to pass through.
     folder.chmod(0o755)
     try:
@@ -28,7 +28,7 @@ def embedded_postgres() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _memory() -> Path | None:
+def memory() -> Path | None:
     """Return a file system in memory, where databases are made and dropped ten times as fast; None for the default.
 
     Containers often give it 64 MB, or forbid programs in it, which the server's folder may hold.
