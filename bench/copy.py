@@ -30,6 +30,7 @@ import uvloop
 
 from bench.copy_baselines import TAGS, Feed, Preencoded, Unnest
 from bench.report import Progress, Report, Target, interleaved, median_ratio
+from engine.database_pool import DatabasePool
 from engine.migrations import Which, migrate_database
 from engine.readings import Batch
 from engine.store import StorageMode, Store
@@ -91,9 +92,10 @@ def _servers(stack: ExitStack, dsn: str | None) -> tuple[list[str], list[str]]:
 
 def _measure(database: str, progress: Progress) -> tuple[StorageMode, dict[str, float]]:
     feed = Feed()
-    store = Store(database, "scada-engine bench")
+    pool = DatabasePool(1, retry_most_s=0.0)
+    store = Store(pool.database(database, "scada-engine bench"))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, ExitStack() as stack:
-        stack.callback(lambda: runner.run(store.close()))
+        stack.callback(lambda: runner.run(pool.close()))
         runner.run(store.check())
         mode = store.mode
         assert mode is not None

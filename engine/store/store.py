@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from engine.database import connect
+from engine.database_pool import Priority
+from engine.errors import DatabaseNotMigrated
 from engine.store.claims import claim_stream
 from engine.store.commits import Commit, Committed, Transaction
 from engine.store.gap_rows import change_gaps
@@ -23,31 +23,35 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from psycopg import AsyncConnection
 
+    from engine.breaker import Breaker
+    from engine.database_pool import Database
     from engine.gaps import GapChanges
     from engine.readings import Batch
     from engine.store.marks import Claim
 
 
 class Store:
-    """Writes one tenant's frames, one commit at a time."""
+    """Writes one tenant's frames, one commit at a time. Each call borrows a connection for itself."""
 
-    def __init__(self, dsn: str, application: str, *, ahead_most_s: float = 86_400.0) -> None:
+    def __init__(self, database: Database, *, ahead_most_s: float = 86_400.0) -> None:
         """`ahead_most_s`: a reading's time may be so much later than its frame was written."""
         self.mode: StorageMode | None = None
-        self._dsn = dsn
-        self._application = application
+        self._database = database
         self._ahead_most_s = ahead_most_s
         self._database_id: UUID | None = None
-        self._connection: AsyncConnection[Any] | None = None
-        # Different tasks call.
-        self._using = asyncio.Lock()
+
+    @property
+    def breaker(self) -> Breaker:
+        """Whether the database is away, and when it makes sense to try again."""
+        return self._database.breaker
 
     async def check(self) -> None:
-        """Connect, unless that is done, and learn the storage mode.
+        """Learn the storage mode anew: migrations change it.
 
         Raises DatabaseUnavailable, and DatabaseNotMigrated when tables are missing.
         """
-        async with self._connected():
+        self.mode = None
+        async with self._connected(Priority.READ):
             pass
 
     async def newest(self, tag_ids: NDArray[np.int32]) -> Batch:
@@ -57,7 +61,7 @@ class Store:
         """
         newest = nothing_known(tag_ids)
         for first in range(0, len(tag_ids), NEWEST_TAGS):
-            async with self._connected() as connection:
+            async with self._connected(Priority.READ) as connection:
                 session = Session(connection, "cannot read the newest readings")
                 await fill_newest(session, newest.part(first, first + NEWEST_TAGS))
         return newest
@@ -68,7 +72,7 @@ class Store:
         The new epoch is `at_least_epoch` or higher. Raises DatabaseUnavailable, also when the last owner is in the
         middle of a commit for too long, and DatabaseNotMigrated.
         """
-        async with self._connected() as connection:
+        async with self._connected(Priority.WRITE) as connection:
             claim = await claim_stream(Session(connection, "cannot claim the stream"), stream, at_least_epoch)
         self._database_id = claim.database_id
         return claim
@@ -84,7 +88,7 @@ class Store:
             MarkMoved                                   the database has lost commits: what it has now is in the error
             StreamTakenOver                             another process owns the stream
         """
-        async with self._connected() as connection:
+        async with self._connected(Priority.WRITE) as connection:
             assert self.mode is not None
             session = Session(
                 connection, f"cannot store {sum(len(frame.batch) for frame in commit.frames)} readings"
@@ -98,7 +102,7 @@ class Store:
         """Store a batch and what it changes in reading_gaps, outside of any stream; returns after the commit."""
         if len(batch) == 0 and not gaps:
             return
-        async with self._connected() as connection:
+        async with self._connected(Priority.WRITE) as connection:
             session = Session(connection, f"cannot store a batch of {len(batch)} readings")
             await session.simple(BEGIN)
             if len(batch):
@@ -107,29 +111,14 @@ class Store:
                 await change_gaps(session, gaps)
             await session.simple("commit")
 
-    async def close(self) -> None:
-        """Close the connection; the next call of another method would open it again."""
-        async with self._using:
-            await self._discard()
-
     @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[AsyncConnection[Any]]:
-        """Give the one connection to one task at a time; after an error it is closed."""
-        async with self._using:
+    async def _connected(self, priority: Priority) -> AsyncIterator[AsyncConnection[Any]]:
+        """Borrow a connection; learn the storage mode unless it is known."""
+        async with self._database.connection(priority) as connection:
+            if self.mode is None:
+                self.mode = await detect_mode(Session(connection, "cannot find out the storage mode"))
             try:
-                if self._connection is None:
-                    self._connection = await connect(
-                        self._dsn, application=self._application, autocommit=True
-                    )
-                    self.mode = await detect_mode(
-                        Session(self._connection, "cannot find out the storage mode")
-                    )
-                yield self._connection
-            except BaseException:
-                await self._discard()
+                yield connection
+            except DatabaseNotMigrated:
+                self.mode = None
                 raise
-
-    async def _discard(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()

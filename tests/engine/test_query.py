@@ -13,6 +13,7 @@ import pytest
 
 from engine import catalog
 from engine.database import connect
+from engine.database_pool import DatabasePool
 from engine.errors import DatabaseNotMigrated, DatabaseUnavailable, InvalidInput, NotFound
 from engine.query import Cursor, Readings
 from engine.query.readings import _BEGIN, _page
@@ -36,10 +37,8 @@ async def readings(databases: MasterAndTenant) -> AsyncIterator[Readings]:
 
 
 @pytest.fixture
-async def store(databases: MasterAndTenant) -> AsyncIterator[Store]:
-    opened = Store(databases.tenant_dsn, "test store")
-    yield opened
-    await opened.close()
+def store(databases: MasterAndTenant, pool: DatabasePool) -> Store:
+    return Store(pool.database(databases.tenant_dsn, "test store"))
 
 
 @pytest.fixture
