@@ -4,16 +4,20 @@
 
 A point is a function of the worker's, wrapped here, before the supervisor forks: its N-th call in a worker's life kills
 that worker, before or after the call as the table says. A file in FOLDER then says that it happened, so that the next
-worker lives. Production code has no hooks for this, and settings come from the environment as ever.
+worker lives. Two more words are about the journal's disk and kill nobody: slow_sync:SECONDS has every sync take
+longer, failing_sync:N has the N-th one fail, once. Production code has no hooks for any of this; settings come from
+the environment as ever.
 """
 
 from __future__ import annotations
 
+import errno
 import functools
 import inspect
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -21,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import settings as engine_settings
+from engine.journal.disk import DiskFile
 from workers import logs
 from workers.child import set_title
 from workers.supervisor import Supervisor
@@ -45,7 +50,7 @@ POINTS = {
     # The database has some of a transaction's rows.
     "copying": Point("psycopg", "AsyncCopy.write", after=True),
     # All rows are sent, COMMIT is not.
-    "uncommitted": Point("engine.store.marks", "move", after=True),
+    "uncommitted": Point("engine.store.session", "Session.commit", after=False),
     # The database has committed, and the journal does not know.
     "committed": Point("engine.journal.journal", "Journal.committed", after=False),
     # A segment is gone, and the folder was not synced.
@@ -112,12 +117,44 @@ def _wrapped(function: Callable[..., Any], count: Callable[[], None], *, after: 
     return called_at_once
 
 
+def slow_sync(seconds: float) -> None:
+    """Have each sync of the journal's take longer."""
+    sync = DiskFile.sync
+
+    def slow(self: DiskFile) -> None:
+        time.sleep(seconds)
+        sync(self)
+
+    setattr(DiskFile, "sync", slow)  # noqa: B010  (the type checker knows better than to assign methods)
+
+
+def failing_sync(folder: Path, calls: int) -> None:
+    """Have one sync of the journal's fail as a broken disk's does."""
+    sync = DiskFile.sync
+    made = 0
+
+    def failing(self: DiskFile) -> None:
+        nonlocal made
+        made += 1
+        if made == calls and not marker(folder, "failing_sync").exists():
+            marker(folder, "failing_sync").touch()
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        sync(self)
+
+    setattr(DiskFile, "sync", failing)  # noqa: B010
+
+
 def main(arguments: list[str]) -> int:
     """Run the engine until a signal, with its points armed; return its exit status."""
     folder, *points = arguments
     for wanted in points:
-        point, _, calls = wanted.partition(":")
-        arm(Path(folder), point, int(calls or 1))
+        point, _, number = wanted.partition(":")
+        if point == "slow_sync":
+            slow_sync(float(number))
+        elif point == "failing_sync":
+            failing_sync(Path(folder), int(number))
+        else:
+            arm(Path(folder), point, int(number or 1))
     settings = engine_settings.load()
     logs.configure(settings, process="supervisor", index=0)
     set_title("scada-engine")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,6 +72,10 @@ class LoadedEngine:
             lambda: self.metric("scada_readings_received_total") > before + readings,
         )
 
+    def add_tag(self, node_id: str) -> None:
+        """Have the engine read one more node."""
+        self.plant.add_tag(node_id)
+
     @property
     def worker(self) -> psutil.Process:
         """The ingest worker that runs now."""
@@ -105,7 +109,7 @@ def loaded_engine(
     options: ServerOptions | None = None,
     killed_at: Sequence[str] = (),
     journal_disk: str = "",
-    **environment: str,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[LoadedEngine]:
     """Run a server with so many counters, and an engine with one worker that stores them; both through proxies.
 
@@ -128,7 +132,7 @@ def loaded_engine(
                 workers=1,
                 program=program,
                 journal_disk=journal_disk,
-                **QUICK | environment,
+                **QUICK | dict(environment or {}),
             )
         )
         engine.wait_ready()

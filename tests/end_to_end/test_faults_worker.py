@@ -37,7 +37,7 @@ def test_a_worker_killed_while_it_trims_and_while_the_next_one_recovers_loses_no
     points = ["trimmed", "recovering:2", "remembering:2"]
     grace = {"SCADA_JOURNAL__GRACE_S": "0"}
     with loaded_engine(
-        plain_databases, tmp_path, killed_at=points, variables=400, interval_ms=20.0, **grace
+        plain_databases, tmp_path, killed_at=points, variables=400, interval_ms=20.0, environment=grace
     ) as loaded:
         until("the worker is killed while it trims", lambda: loaded.was_killed_at("trimmed"), timeout_s=60)
         loaded.goes_on()
