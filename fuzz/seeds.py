@@ -7,7 +7,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
+from uuid import UUID
 
+import numpy as np
+
+from engine.frames import Entry, Position, sequence_of
+from engine.gaps import Cause, GapChanges
+from engine.readings import Batch, Kind
 from tests.engine.reference_codec import (
     FIXED,
     Item,
@@ -27,6 +33,8 @@ from tests.engine.reference_codec import (
     string,
     variant,
 )
+from tests.engine.reference_frames import encode as encode_record
+from tests.engine.reference_frames import gaps_of
 
 _TICKS = 133_444_736_000_000_000
 _GUID = bytes(range(16))
@@ -167,6 +175,33 @@ def _copies() -> Iterator[tuple[str, bytes]]:
     yield "extended", head[:15] + struct.pack(">i", 3) + b"abc" + b"\xff\xff"
 
 
+def _frames() -> Iterator[tuple[str, bytes]]:
+    kinds = (Kind.NUMBER, Kind.TEXT, Kind.NULL, Kind.NUMBER | Kind.TEXT)
+    rows = len(kinds)
+    batch = Batch(
+        np.arange(rows, dtype=np.int64),
+        np.arange(rows, dtype=np.int32),
+        np.arange(rows, dtype=np.uint32),
+        np.arange(rows, dtype=np.float64),
+        np.array(kinds, np.uint8),
+        {1: "text \u20ac", 3: "\x00\udcff"},
+    )
+    numbers = batch.part(0, 1)
+    recorded, recovered = gaps_of([(1, 2, 3, Cause.OUTAGE)]), gaps_of([(1, 2, 3, Cause.JOURNAL)] * 2)
+    position = Position(UUID(bytes=_GUID), 1, 2)
+    entries = {
+        "number": Entry(numbers, GapChanges()),
+        "every-kind": Entry(batch, GapChanges()),
+        "gaps": Entry(batch.part(0, 0), GapChanges(recorded, recovered)),
+        "positions": Entry(batch.part(0, 0), GapChanges(), (position, position)),
+        "all": Entry(batch, GapChanges(recorded, recovered), (position,)),
+    }
+    for name, entry in entries.items():
+        record = encode_record(entry, _GUID, sequence_of(1, 1), _TICKS)
+        yield name, b"\x08" + record
+        yield f"{name}-sealed", b"\x01" + record
+
+
 def seeds(target: str) -> dict[str, bytes]:
     """Return the seeds of a target by name."""
     rings = {"whole": 0, "tight": 2, "elements": 4}
@@ -180,5 +215,6 @@ def seeds(target: str) -> dict[str, bytes]:
         "history": _histories(),
         "created": _created(),
         "copy": _copies(),
+        "frame": _frames(),
     }
     return dict(found[target])

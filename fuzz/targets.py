@@ -7,6 +7,7 @@ The first byte of most inputs chooses what surrounds the message: the ring, rows
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,18 +18,24 @@ from numpy.typing import NDArray
 from engine import variants
 from engine._fastpath import (
     Ring,
+    crc32c,
     decode_copy,
     decode_created_items,
+    decode_frame,
     decode_history,
     decode_publish,
     decode_read,
     encode_copy,
+    encode_frame,
+    find_record,
+    scan_record,
 )
 from engine.errors import DatabaseError, MalformedMessage
+from engine.frames import Entry
 from engine.outcomes import Outcome
 from engine.structures import STRUCTURE, StructureDefinition, StructureField, StructureKind, StructureTypes
 from fuzz import oracle
-from tests.engine import reference_decoder
+from tests.engine import reference_decoder, reference_frames
 from tests.engine.reference_codec import NOT_OURS, Message, Row, encode, extension_object, numeric_node_id
 
 # Rows of the ring, and rows in it before: room for everything, for little, for one row, for nothing.
@@ -36,6 +43,7 @@ _RINGS = ((1_024, 0), (64, 7), (4, 3), (1, 1))
 _ELEMENTS_BIT = 0x04
 _ELEMENTS = np.array([-1, 0, 1, 2, 5, 2**31 - 1], np.int32)
 _ROOMY = b"\x00"
+_SEALED_BIT = 0x01
 _LEAST_TS_US = -210_866_803_200_000_000  # 4714-11-24 BC, where timestamptz begins
 _BAD = 0x80000000
 _MOST_RESULTS = 8
@@ -228,6 +236,58 @@ def copy(data: bytes) -> None:
     assert again.texts == {row: text.replace("\x00", "\ufffd") for row, text in batch.texts.items()}, "texts"
 
 
+def frame(data: bytes) -> None:
+    """The journal's records: what the reference takes is found, decoded alike and encodes to the same; else nothing.
+
+    The first byte says whether the record gets a right checksum, which no fuzzer guesses, and how far in it begins.
+    """
+    choice, record = data[:1] or _ROOMY, data[1:]
+    if choice[0] & _SEALED_BIT and len(record) >= reference_frames.HEADER_BYTES:
+        record = _sealed(record)
+    offset = choice[0] & 0x38
+    memory = oracle.exact(bytes(offset) + record)
+    scanned = scan_record(memory, offset)
+    expected = _by_reference(memory.tobytes(), offset)
+    if expected is None:
+        assert scanned is None, "a record is seen where the reference sees none"
+        assert not _decodes(memory, offset), "what is no record is decoded"
+        return
+    theirs, sequence, journaled_us = expected
+    assert scanned is not None, "the reference sees a record, scan_record none"
+    assert (scanned.sequence, scanned.journaled_us) == (sequence, journaled_us), "header"
+    assert (scanned.rows, scanned.epoch) == (len(theirs.batch), sequence >> 40), "rows or epoch"
+    assert find_record(memory, 0, scanned.stream) == offset, "it is not found"
+    assert offset + scanned.nbytes <= len(memory), "longer than the data"
+    ours = Entry(*decode_frame(memory, offset))
+    reference_frames.same(ours, theirs)
+    again = encode_frame(ours, scanned.stream, sequence, journaled_us)
+    assert len(again) == scanned.nbytes, "encoded again, it has another length"
+    reference_frames.same(Entry(*decode_frame(again, 0)), theirs)
+
+
+def _by_reference(data: bytes, offset: int) -> tuple[Entry, int, int] | None:
+    try:
+        # Not the reference's own checksum, which is slow: other tests compare the two.
+        return reference_frames.decode(data, offset, crc32c)
+    except reference_frames.NoRecord:
+        return None
+
+
+def _decodes(data: memoryview, offset: int) -> bool:
+    try:
+        decode_frame(data, offset)
+    except ValueError:
+        return False
+    return True
+
+
+def _sealed(record: bytes) -> bytes:
+    """Return the record with its own length and the checksum that belongs to it."""
+    size = struct.pack("<I", len(record) - reference_frames.HEADER_BYTES)
+    checked = size + record[12:]
+    return b"SREC" + struct.pack("<I", crc32c(checked)) + checked
+
+
 def _known() -> StructureTypes:
     """Return definitions of every kind: plain, optional fields, unions, arrays, matrices, names, and one in itself."""
     numbers = tuple(StructureField(f"N{built_in}", built_in) for built_in in range(1, 26))
@@ -265,4 +325,5 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "history": history,
     "created": created,
     "copy": copy,
+    "frame": frame,
 }

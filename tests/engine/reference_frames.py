@@ -6,7 +6,7 @@ Written from the format in engine/journal/__init__.py, column by column, with no
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from uuid import UUID
 
@@ -100,16 +100,30 @@ def gaps_of(rows: Sequence[GapRow]) -> Gaps:
     )
 
 
-def decode(data: bytes, offset: int) -> tuple[Entry, int, int]:
+def decode(data: bytes, offset: int, checksum: Callable[[bytes], int] = crc32c) -> tuple[Entry, int, int]:
     """Return the entry of the record at `offset`, its sequence and its time. Raises NoRecord."""
     record = data[offset:]
     _need(len(record) >= HEADER_BYTES and record[:4] == b"SREC", "no magic")
     nbytes, kind, _, epoch, sequence, journaled_us = struct.unpack("<II16sQQq", record[8:HEADER_BYTES])
     _need(nbytes <= min(len(record) - HEADER_BYTES, MOST_PAYLOAD_BYTES), "cut short")
     payload = record[HEADER_BYTES : HEADER_BYTES + nbytes]
-    _need(struct.unpack("<I", record[4:8])[0] == crc32c(record[8 : HEADER_BYTES + nbytes]), "checksum")
+    _need(struct.unpack("<I", record[4:8])[0] == checksum(record[8 : HEADER_BYTES + nbytes]), "checksum")
     _need(kind == 1 and 0 < sequence < 2**63 and epoch == sequence >> 40, "header")
     return _entry(payload), sequence, journaled_us
+
+
+def same(ours: Entry, theirs: Entry) -> None:
+    """Assert that two entries that were read are the same, bit by bit."""
+    for name in ("ts_us", "tag_id", "status", "value", "kind"):
+        mine, other = getattr(ours.batch, name), getattr(theirs.batch, name)
+        assert mine.dtype == other.dtype, name
+        assert mine.tobytes() == other.tobytes(), name
+    assert ours.batch.texts == theirs.batch.texts
+    for name in ("recorded", "recovered"):
+        mine, other = getattr(ours.gaps, name), getattr(theirs.gaps, name)
+        assert gap_rows(mine) == gap_rows(other), name
+        assert not mine.slot.any(), "a gap with a slot"
+    assert list(ours.positions) == list(theirs.positions)
 
 
 def _entry(payload: bytes) -> Entry:

@@ -50,19 +50,6 @@ def encode(entry: Entry) -> bytes:
     return bytes(encode_frame(entry, STREAM, SEQUENCE, JOURNALED_US))
 
 
-def same(ours: Entry, theirs: Entry) -> None:
-    """Compare entries bit by bit."""
-    for name in ("ts_us", "tag_id", "status", "value", "kind"):
-        mine, other = getattr(ours.batch, name), getattr(theirs.batch, name)
-        assert mine.dtype == other.dtype, name
-        assert mine.tobytes() == other.tobytes(), name
-    assert ours.batch.texts == theirs.batch.texts
-    for name in ("recorded", "recovered"):
-        assert reference.gap_rows(getattr(ours.gaps, name)) == reference.gap_rows(getattr(theirs.gaps, name))
-        assert not getattr(ours.gaps, name).slot.any()
-    assert list(ours.positions) == list(theirs.positions)
-
-
 def resealed(record: bytes, *, at: int, bytes_there: bytes) -> bytes:
     """Return the record with other bytes at a place, and the checksum that belongs to them."""
     changed = record[:at] + bytes_there + record[at + len(bytes_there) :]
@@ -151,8 +138,8 @@ def test_an_entry_is_encoded_as_the_oracle_does_and_comes_back_as_it_was(
     assert (scanned.journaled_us, scanned.rows) == (journaled_us, len(entry.batch))
     assert find_record(data, 0, stream) == offset
     theirs, _, _ = reference.decode(bytes(data), offset)
-    same(Entry(*decode_frame(data, offset)), theirs)
-    same(
+    reference.same(Entry(*decode_frame(data, offset)), theirs)
+    reference.same(
         replace(theirs, batch=replace(theirs.batch, texts={})),
         replace(entry, batch=replace(entry.batch, texts={})),
     )
@@ -180,7 +167,7 @@ def test_a_text_that_was_no_utf8_comes_back_as_the_same_text(raw: bytes) -> None
     ids=["nothing", "gaps", "recovered gaps", "positions", "an empty text"],
 )
 def test_an_entry_may_hold_one_thing_or_nothing(entry: Entry) -> None:
-    same(Entry(*decode_frame(encode(entry), 0)), entry)
+    reference.same(Entry(*decode_frame(encode(entry), 0)), entry)
 
 
 @pytest.mark.parametrize("rows", [1_000, 100_000])
@@ -200,7 +187,7 @@ def test_many_rows_come_back_and_the_record_is_not_kept_by_them(rows: int) -> No
     assert scanned.nbytes == len(record)
     back, _, _ = decode_frame(record, 0)
     record[:] = bytes(len(record))
-    same(Entry(back, GapChanges()), Entry(batch, GapChanges()))
+    reference.same(Entry(back, GapChanges()), Entry(batch, GapChanges()))
 
 
 def test_each_bit_that_flips_is_seen() -> None:
