@@ -364,10 +364,13 @@ class Channel:
         if (protocol := self._client.protocol) is not None:
             protocol.fail(reason)
 
-    async def close(self, deadline_s: float, *, delete_subscriptions: bool = True) -> None:
+    async def close(
+        self, deadline_s: float, *, delete_subscriptions: bool = True, keep_session: bool = False
+    ) -> None:
         """Close the session, the channel and the socket; cut the socket at the deadline.
 
-        Without `delete_subscriptions` they stay on the server until they expire, for another session to take over.
+        Without `delete_subscriptions` they stay on the server until they expire, for another session to take over; with
+        `keep_session` the session does, too, for another channel.
         """
         protocol = self._client.protocol
         if protocol is None or protocol.transport is None:
@@ -377,7 +380,7 @@ class Channel:
         try:
             async with asyncio.timeout(deadline_s):
                 if protocol.failure is None:
-                    await self._say_goodbye(delete_subscriptions)
+                    await self._say_goodbye(delete_subscriptions, keep_session)
                     self._client.disconnect_socket()
                 await protocol.closed.wait()
         except TimeoutError:
@@ -385,11 +388,12 @@ class Channel:
         finally:
             protocol.fail(ConnectionRefused("closed by us"))
 
-    async def _say_goodbye(self, delete_subscriptions: bool) -> None:
+    async def _say_goodbye(self, delete_subscriptions: bool, keep_session: bool) -> None:
         # Whatever the server answers to this, the socket is closed next.
         with suppress(ScadaError):
-            with self.translated("session not closed"):
-                await self._client.uaclient.close_session(delete_subscriptions)
+            if not keep_session:
+                with self.translated("session not closed"):
+                    await self._client.uaclient.close_session(delete_subscriptions)
             with self.translated("channel not closed"):
                 await self._client.close_secure_channel()
 

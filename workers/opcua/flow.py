@@ -59,6 +59,8 @@ class Flow:
     heard: bool = False
     silent_s: float = 0.0
     ended: bool = False
+    begun: bool = False
+    """The journal says that it has begun: no position of an earlier one with the same id counts any more."""
     restored: bool = False
     """An earlier process made it, and nothing was heard of it in this one."""
 
@@ -68,6 +70,11 @@ class Flow:
             return 0
         ahead = (number - self.next_sequence) % _LAST_SEQUENCE
         return ahead if ahead < _HALF_OF_SEQUENCES else ahead - _LAST_SEQUENCE
+
+    @property
+    def last_taken(self) -> int:
+        """The number of the newest message that is in the ring; 0: none."""
+        return 0 if self.next_sequence is None else (self.next_sequence - 2) % _LAST_SEQUENCE + 1
 
     def took(self, number: int) -> None:
         """Note that a message is in the ring."""

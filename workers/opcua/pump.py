@@ -72,6 +72,7 @@ _NO_SUBSCRIPTION = 0x8079_0000
 _SUBSCRIPTION_ID_INVALID = 0x8028_0000
 # One request more for each further subscription, up to this: each can cost us a message in memory.
 _MOST_REQUESTS = 32
+_MOST_STRANGERS = 256
 # After so many answers one more request is tried again; twice as many each time that the server refuses it.
 _ANSWERS_UNTIL_MORE = 200
 _MOST_ANSWERS_UNTIL_MORE = 100_000
@@ -131,6 +132,8 @@ class Pump:
         self._acks = Acknowledgements() if acks is None else acks
         # What each outstanding request acknowledges, the oldest first.
         self._sent_acks: deque[list[Ack]] = deque()
+        # Subscriptions that were made a moment ago: the newest message of each.
+        self._strangers: dict[int, int] = {}
         self._timeouts = 0
         self._stopped: ScadaError | None = None
         self._wanted = self._most_requests
@@ -140,7 +143,9 @@ class Pump:
         return min(self._settings.publish_requests + max(0, len(self._flows) - 1), _MOST_REQUESTS)
 
     def add(self, flow: Flow) -> None:
-        """Publish for one subscription more."""
+        """Publish for one subscription more, of which messages may have come already."""
+        if number := self._strangers.pop(flow.subscription_id, 0):
+            flow.took(number)
         self._flows[flow.subscription_id] = flow
         self._wanted = self._most_requests
         self._wake.set()
@@ -272,6 +277,8 @@ class Pump:
             return
         if flow is not None:
             flow.took(said.sequence_number)
+        elif len(self._strangers) < _MOST_STRANGERS or said.subscription_id in self._strangers:
+            self._strangers[said.subscription_id] = said.sequence_number
         self._on_data(said, said.subscription_id)
         if said.status_change is not None and said.outcome == Outcome.STATUS_CHANGE and flow is not None:
             self._end(flow, f"the server ended the subscription: {status_name(said.status_change)}")

@@ -18,6 +18,7 @@ else: TRANSFER is tried only where the server says that it has been running sinc
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING
@@ -82,6 +83,12 @@ class Held:
     silent_refusals: int = 0
     untransferred: bool = False
     """The subscriptions were another session's; it is not known yet whether they are this one's."""
+    restored: bool = False
+    """An earlier process made it; what the server says of types has not been read in this one."""
+    changing: int = 0
+    """So many are changing subscriptions or items: what is known here is not what the server has."""
+    unsaved: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when there is something new to remember."""
     available: dict[int, list[int]] = field(default_factory=dict)
     """Subscription id -> the numbers of messages that the server said it keeps."""
 
@@ -89,6 +96,11 @@ class Held:
         """Take note that the connection was lost."""
         self.lost_at_s = now_s
         self.silent_refusals = 0
+
+    @property
+    def settled(self) -> bool:
+        """Whether another process could go on with what is known."""
+        return self.changing == 0 and all(flow.begun for flow in self.alive)
 
     @property
     def alive(self) -> list[Flow]:
@@ -116,11 +128,17 @@ def is_refusal(exc: ScadaError) -> bool:
 
 
 async def climb(
-    held: Held | None, connect: Callable[[], Channel], *, counters: TenantSlots, now_s: float
+    held: Held | None,
+    connect: Callable[[], Channel],
+    *,
+    counters: TenantSlots,
+    now_s: float,
+    keeping: Callable[[], bool] = lambda: False,
 ) -> tuple[Channel, Held | None]:
     """Return an open channel, and `held` if any of its subscriptions goes on in it.
 
-    Raises ConnectionRefused and MalformedMessage when no channel can be opened; `held` is then still of use.
+    When cancelled the session is closed, unless `keeping` says that it is to stay on the server. Raises
+    ConnectionRefused and MalformedMessage when no channel can be opened; `held` is then still of use.
     """
     rung = first_rung(held, now_s)
     while True:
@@ -148,7 +166,7 @@ async def climb(
             held.session_gone = True
             rung = Rung.TRANSFER
         except BaseException:
-            await channel.close(_CLOSE_DEADLINE_S, delete_subscriptions=True)
+            await channel.close(_CLOSE_DEADLINE_S, delete_subscriptions=True, keep_session=keeping())
             raise
 
 

@@ -9,7 +9,8 @@ into the tenant's ring, gauges are set from the reports by the ingest worker, wh
 
 A connection that worked is tried again at once, all others after a back-off. One that is lost leaves its session and
 its subscriptions on the server, to be resumed; one that is stopped, or of which the server said something that cannot
-go on, takes them with it.
+go on, takes them with it. So that a process that dies, or one that is stopped and told to `keep`, leaves them to the
+next one, they are remembered (remembered.py).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from workers.opcua.monitoring.outcome import NO_SUBSCRIPTION
 from workers.opcua.redundancy import rank, refusal
 from workers.opcua.resume import Held, climb
 from workers.opcua.sink import ConnectionReport
-from workers.opcua.tending import Line, Tending, subscribe
+from workers.opcua.tending import Line, Tending, go_on, subscribe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from engine.metrics import TenantSlots
     from engine.settings import OpcuaSettings
     from workers.opcua.monitoring.outcome import Monitoring
+    from workers.opcua.remembered import Remembered
     from workers.opcua.security.pki import Pki
     from workers.opcua.sink import Sink
 
@@ -73,10 +75,12 @@ class Connector:
         pki: Pki | None = None,
         continuity: Continuity | None = None,
         learn: Callable[[NDArray[np.uint32], Mapping[int, Names]], None] | None = None,
+        remembered: Remembered | None = None,
     ) -> None:
         """`slots[i]` is the ring slot of place i of `connection.tags`.
 
-        `learn` gets the slots and, by place, the names of enumerations' numbers.
+        `learn` gets the slots and, by place, the names of enumerations' numbers. Without `remembered` the session ends
+        with this process.
         """
         continuity = continuity or Continuity(ring)
         self._connection = connection
@@ -100,15 +104,35 @@ class Connector:
                 else None
             ),
             learn=learn,
+            remembered=remembered,
         )
+        self._keeping = False
         self._held: Held | None = None
         self._was_connected = False
         self._at_once = False
         self._reported: ConnectionReport | None = None
         self._log = log.bind(connection=connection.name)
 
+    def keep(self) -> None:
+        """Leave the session and its subscriptions to the next process, when `run` is cancelled."""
+        self._keeping = self._line.remembered is not None
+
     async def run(self) -> Never:
         """Hold the connection until cancelled; then close its session and return by CancelledError."""
+        remembered = self._line.remembered
+        if remembered is None:
+            await self._backfill_and_hold()
+        self._held = await remembered.recall(self._line)
+        if self._held is not None:
+            self._held.lose(asyncio.get_running_loop().time())
+            self._at_once = True
+        try:
+            await self._backfill_and_hold()
+        finally:
+            if not self._keeping:
+                remembered.forget()
+
+    async def _backfill_and_hold(self) -> Never:
         line = self._line
         if line.backfiller is None:
             await self._hold_for_ever()
@@ -152,11 +176,20 @@ class Connector:
         url = await self._choose_url()
         held = self._held if self._held is not None and self._held.endpoint_url == url else None
         self._at_once = False
-        channel, held = await climb(held, lambda: self._channel(url), counters=self._counters, now_s=now_s())
+        channel, held = await climb(
+            held,
+            lambda: self._channel(url),
+            counters=self._counters,
+            now_s=now_s(),
+            keeping=lambda: self._keeping,
+        )
         self._held = None
         lost = False
         try:
+            if held is not None and held.restored:
+                await go_on(self._line, channel, held)
             if held is None:
+                self._forget()
                 cause = Cause.OUTAGE if self._was_connected else Cause.RESTART
                 held = await subscribe(self._line, channel, url, cause)
             report = partial(self._report_connected, channel, held.monitoring)
@@ -170,7 +203,21 @@ class Connector:
                 channel.abort(exc)
             raise
         finally:
-            await channel.close(_CLOSE_DEADLINE_S, delete_subscriptions=not lost)
+            kept = not lost and await self._remembers(held)
+            if not lost and not kept:
+                self._forget()
+            await channel.close(_CLOSE_DEADLINE_S, delete_subscriptions=not lost, keep_session=kept)
+
+    async def _remembers(self, held: Held | None) -> bool:
+        """Return whether the session stays on the server for the next process, which then knows all about it."""
+        remembered = self._line.remembered
+        if not self._keeping or remembered is None or held is None or not held.settled:
+            return False
+        return await remembered.save(self._line, held)
+
+    def _forget(self) -> None:
+        if self._line.remembered is not None:
+            self._line.remembered.forget()
 
     async def _choose_url(self) -> str:
         """Return the address to try: of the session that was just lost, else the one whose server is healthiest."""

@@ -7,18 +7,22 @@ no connection: what ends the channel is raised, and the session is resumed or ma
     poller     tags that are read instead                   renew                            the channel's keys
     remake     a subscription that the server has ended     mend                             tags that are missing
     backfill   gaps, from the server's history              move                             to a healthier partner
+    remember   the session, for the process after this one
 """
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Never
 
 import numpy as np
 import structlog
 
+from engine import variants
 from engine.errors import ConnectionRefused, ScadaError
+from engine.frames import Position
 from engine.gaps import Cause
 from workers.opcua.browsing.types import read_types
 from workers.opcua.flow import Flow
@@ -31,9 +35,10 @@ from workers.opcua.monitoring.subscribe import create_subscription
 from workers.opcua.pump import Pump
 from workers.opcua.redundancy import watch_for_better
 from workers.opcua.resume import Held, read_server_start
+from workers.opcua.sink import Message
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -48,6 +53,7 @@ if TYPE_CHECKING:
     from workers.opcua.monitoring.items import BatchSize
     from workers.opcua.monitoring.outcome import Monitoring
     from workers.opcua.redundancy import Open
+    from workers.opcua.remembered import Remembered
     from workers.opcua.sink import Sink
 
 log = structlog.get_logger(__name__)
@@ -70,6 +76,8 @@ class Line:
     """None: gaps are not filled."""
     learn: Callable[[NDArray[np.uint32], Mapping[int, Names]], None] | None
     """Gets the slots and, by place, the names of enumerations' numbers."""
+    remembered: Remembered | None
+    """None: the session ends with this process."""
 
     @property
     def most_rows(self) -> int:
@@ -104,6 +112,16 @@ class Line:
         chosen = monitoring.subscription == at
         return self.slots if chosen.all() else self.slots[chosen]
 
+    def begin(self, held: Held, flow: Flow) -> None:
+        """Have the journal say, before the next message, that this subscription is another one."""
+
+        def begun(_position: Position) -> None:
+            flow.begun = True
+            held.unsaved.set()
+
+        position = Position(self.connection.id, flow.subscription_id, flow.last_taken)
+        self.sink.stored(0, Message(position, begun))
+
     def tell_what_is_polled(self, monitoring: Monitoring) -> None:
         """Let polled values be compared with the ones before."""
         self.continuity.subscribed(self.slots)
@@ -128,22 +146,41 @@ async def subscribe(line: Line, channel: Channel, url: str, cause: Cause) -> Hel
         batch=line.batch,
     )
     line.continuity.interrupted(line.slots, cause)
-    types = await read_types(channel, connection.tags, monitoring.addresses, limits)
-    for problem in types.problems:
-        monitoring.note(problem)
-    if line.learn is not None:
-        line.learn(line.slots, types.enum_names)
     held = Held(
         endpoint_url=url,
         ticket=channel.ticket,
         monitoring=monitoring,
         limits=limits,
         server_started=started,
-        text_of=types.text_of,
+        text_of=variants.text_of,
     )
     held.flows = [line.flow(monitoring, at) for at in range(len(monitoring.subscriptions))]
+    for flow in held.flows:
+        line.begin(held, flow)
     line.tell_what_is_polled(monitoring)
+    await learn_types(line, channel, held)
     return held
+
+
+async def learn_types(line: Line, channel: Channel, held: Held) -> None:
+    """Learn what the server says of enumerations and structures. Raises ConnectionRefused when the session ends."""
+    monitoring = held.monitoring
+    types = await read_types(channel, line.connection.tags, monitoring.addresses, held.limits)
+    for problem in types.problems:
+        monitoring.note(problem)
+    if line.learn is not None:
+        line.learn(line.slots, types.enum_names)
+    held.text_of = types.text_of
+
+
+async def go_on(line: Line, channel: Channel, held: Held) -> None:
+    """Make a session of an earlier process this one's. Raises ConnectionRefused when it ends."""
+    await learn_types(line, channel, held)
+    monitoring = held.monitoring
+    line.tell_what_is_polled(monitoring)
+    # Of what the server keeps for us nothing is missing; nobody has read these.
+    line.continuity.interrupted(line.slots[monitoring.polled], Cause.RESTART)
+    held.restored = False
 
 
 class Tending:
@@ -190,7 +227,8 @@ class Tending:
         """Ask for what was sent meanwhile, report, and pump. Raises the ScadaError that ended it."""
         pump = self._pump
         # What was sent meanwhile may have to wait for room in the ring: the session is kept alive all the same.
-        keeping = (pump.watch, pump.keep_session, pump.heed_end, self._channel.renew)
+        keeping = (pump.watch, pump.keep_session, pump.heed_end, self._channel.renew, self._remember)
+        self._held.unsaved.set()
         works = (self._poller.run, self._remake, self._mend, self._backfill, self._move)
         ended: ScadaError
         async with asyncio.TaskGroup() as group:
@@ -236,13 +274,16 @@ class Tending:
             if at == len(held.flows):
                 held.flows.append(line.flow(monitoring, at))
                 self._pump.add(held.flows[at])
+                line.begin(held, held.flows[at])
             held.flows[at].slots = line.slots_of(monitoring, at)
+        held.unsaved.set()
         self._report()
 
     async def _remake(self) -> None:
         while True:
             flow = await self._ended.get()
-            self._pump.add(await self._make_again(self._held.flows.index(flow)))
+            with self._changing():
+                self._pump.add(await self._make_again(self._held.flows.index(flow)))
             self._changed()
 
     async def _make_again(self, at: int) -> Flow:
@@ -256,6 +297,7 @@ class Tending:
         monitoring.subscriptions = (*monitoring.subscriptions[:at], made, *monitoring.subscriptions[at + 1 :])
         monitoring.subscription[places] = NO_SUBSCRIPTION
         held.flows[at] = line.flow(monitoring, at)
+        line.begin(held, held.flows[at])
         await line.items(self._channel, held).create(places)
         return held.flows[at]
 
@@ -267,7 +309,27 @@ class Tending:
             held.monitoring,
             held.limits,
             self._changed,
+            changing=self._changing,
         )
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Let nobody go on with this session while its subscriptions and items change."""
+        held, remembered = self._held, self._line.remembered
+        if remembered is not None:
+            remembered.forget()
+        held.changing += 1
+        yield
+        held.changing -= 1
+        held.unsaved.set()
+
+    async def _remember(self) -> None:
+        line, held = self._line, self._held
+        while line.remembered is not None:
+            await held.unsaved.wait()
+            held.unsaved.clear()
+            if held.settled:
+                await line.remembered.save(line, held)
 
     async def _backfill(self) -> None:
         held = self._held

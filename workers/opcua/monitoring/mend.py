@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Never
 
 import numpy as np
@@ -18,6 +19,7 @@ from workers.opcua.monitoring.resolve import follow_paths, read_namespaces
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from workers.opcua.channel import Channel
     from workers.opcua.monitoring.items import Items
@@ -36,19 +38,23 @@ async def mend(
     limits: Limits,
     changed: Callable[[], None],
     *,
+    changing: Callable[[], AbstractContextManager[None]] = nullcontext,
     first_s: float = _FIRST_S,
 ) -> Never:
     """Try missing tags again until the session ends; call `changed` when some were found.
 
-    `items` makes an Items for this session. A subscription may be added: `monitoring.subscriptions` has it then. Raises
-    ConnectionRefused or MalformedMessage.
+    `items` makes an Items for this session; `changing` is entered while items may be made. A subscription may be added:
+    `monitoring.subscriptions` has it then. Raises ConnectionRefused or MalformedMessage.
     """
     pause = Backoff(first_s=first_s, most_s=max(first_s, _MOST_S), draw=_late_in_it)
     first = 0
     while True:
         await asyncio.sleep(pause.next_s())
         before = monitoring.monitored
-        first = await try_again(channel, items(), limits, first)
+        if before == len(monitoring):
+            continue
+        with changing():
+            first = await try_again(channel, items(), limits, first)
         if monitoring.monitored > before:
             pause.reset()
             changed()

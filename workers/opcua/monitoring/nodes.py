@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 import struct
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 import numpy as np
@@ -29,13 +29,16 @@ from engine.catalog.node_ids import MOST_CHARACTERS, NodeAddress, NodeKind, pars
 from engine.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from engine.catalog.tag_set import TagSet
 
     Places = NDArray[np.int32]
+    Columns = dict[str, NDArray[Any]]
+
+_Number = TypeVar("_Number", bound=np.generic)
 
 NO_ELEMENT = -1
 NULL_NODE_ID = b"\0\0"
@@ -225,6 +228,31 @@ class Addresses:
         self._path_ends = np.cumsum([len(known[place]) for place in places], dtype=np.uint32)
         self._path_bytes = b"".join(known[place] for place in places)
 
+    def remember(self) -> tuple[Columns, dict[str, Any]]:
+        """Return all that a new process needs: arrays by name, and what JSON can hold."""
+        columns: Columns = {
+            "form": self.form,
+            "path_places": self._path_places,
+            "path_ends": self._path_ends,
+            "path_bytes": np.frombuffer(self._path_bytes, np.uint8),
+        }
+        if self.elements is not None:
+            columns["elements"] = self.elements
+        return columns, {"namespaces": self._namespaces, "path_status": list(self.status.items())}
+
+    def recall(self, columns: Columns, said: Mapping[str, Any]) -> None:
+        """Take over what `remember` gave. Raises ValueError, TypeError and KeyError when it cannot be that."""
+        count = len(self.form)
+        self.form = column(columns, "form", np.uint8, count, below=len(Form))
+        if "elements" in columns:
+            self.elements = column(columns, "elements", np.int32, count)
+        self._path_places = column(columns, "path_places", np.int32, None, below=count)
+        self._path_ends = column(columns, "path_ends", np.uint32, len(self._path_places))
+        self._path_bytes = column(columns, "path_bytes", np.uint8, None).tobytes()
+        self.status = {int(place): int(status) for place, status in said["path_status"]}
+        self._namespaces = {str(uri): int(index) for uri, index in said["namespaces"].items()}
+        self._heads.clear()
+
     def _choose_first(self, place: int, address: NodeAddress) -> None:
         if address.element is None or self.elements is None:
             return
@@ -263,6 +291,18 @@ class Addresses:
         """Try a place from the first form on: the server's nodes may have changed."""
         if self.form[place] != Form.PLAIN:
             self._choose_first(place, self.parsed(place))
+
+
+def column(
+    columns: Columns, name: str, dtype: type[_Number], count: int | None, *, below: int | None = None
+) -> NDArray[_Number]:
+    """Return a copy of a remembered column. Raises ValueError or KeyError when it is not what it has to be."""
+    found = columns[name]
+    if found.dtype != dtype or found.ndim != 1 or (count is not None and len(found) != count):
+        raise ValueError(f"column {name} is {found.dtype}{list(found.shape)}")
+    if below is not None and len(found) and not 0 <= int(found.min()) <= int(found.max()) < below:
+        raise ValueError(f"column {name} has values that are out of range")
+    return found.astype(dtype)
 
 
 def _wire(namespace: int, identifier: int | str | UUID | bytes | None) -> bytes:

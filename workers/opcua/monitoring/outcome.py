@@ -9,23 +9,25 @@ what the server revised: sampling interval and queue size together, as few pairs
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import astuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from asyncua.ua.status_codes import StatusCodes
 
 from engine.errors import InvalidInput
 from engine.metrics.names import MissingReason
+from workers.opcua.monitoring.nodes import column
+from workers.opcua.monitoring.subscribe import Subscription
 from workers.opcua.seam import status_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
     from engine.catalog.tag_set import TagSet
-    from workers.opcua.monitoring.nodes import Addresses, Places, Problem
-    from workers.opcua.monitoring.subscribe import Subscription
+    from workers.opcua.monitoring.nodes import Addresses, Columns, Places, Problem
     from workers.opcua.monitoring.ways import Way
 
 NOT_MISSING = 255
@@ -229,6 +231,46 @@ class Monitoring:
         else:
             self.status[place] = StatusCodes.BadNodeIdUnknown
             self.reason[place] = MissingReason.UNKNOWN_NAMESPACE
+
+    def remember(self) -> tuple[Columns, dict[str, Any]]:
+        """Return all that a new process needs: arrays by name, and what JSON can hold."""
+        columns: Columns = {
+            "status": self.status,
+            "reason": self.reason,
+            "item_id": self.item_id,
+            "subscription": self.subscription,
+            "revised": self._revised,
+            "polled": self.polled,
+        }
+        return columns, {
+            "revised_pairs": list(self._revised_pairs),
+            "subscriptions": [astuple(made) for made in self.subscriptions],
+            "nodes_per_read": self.nodes_per_read,
+            "unfiltered": self.unfiltered,
+            "notes": self._notes,
+        }
+
+    def recall(self, columns: Columns, said: Mapping[str, Any]) -> None:
+        """Take over what `remember` gave. Raises ValueError, TypeError and KeyError when it cannot be that."""
+        count = len(self)
+        self._revised_pairs = {
+            (float(sampling_ms), int(queue_size)): code
+            for code, (sampling_ms, queue_size) in enumerate(said["revised_pairs"])
+        }
+        self.subscriptions = tuple(Subscription(int(made[0]), *made[1:]) for made in said["subscriptions"])
+        self.status = column(columns, "status", np.uint32, count)
+        self.reason = column(columns, "reason", np.uint8, count)
+        self.item_id = column(columns, "item_id", np.uint32, count)
+        self.subscription = column(columns, "subscription", np.uint16, count)
+        self._revised = column(columns, "revised", np.uint16, count, below=len(self._revised_pairs))
+        self.polled = column(columns, "polled", np.int32, None, below=count)
+        subscribed = self.subscription[self.subscription != NO_SUBSCRIPTION]
+        if len(subscribed) and subscribed.max() >= len(self.subscriptions):
+            raise ValueError("an item in a subscription that is not there")
+        self.nodes_per_read = max(1, int(said["nodes_per_read"]))
+        self.unfiltered = int(said["unfiltered"])
+        self._notes = [str(note) for note in said["notes"]]
+        self.revision += 1
 
     def _words(self, place: int) -> str:
         reason = int(self.reason[place])
