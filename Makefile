@@ -12,7 +12,7 @@ CHECKED := engine workers bench fuzz tests setup.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test lint format build bench fuzz protos venv constraints clean
+.PHONY: help run test crash lint format build bench fuzz protos venv constraints clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ run: $(VENV)/.ready-run $(VENV)/.built ## Set everything up, then show readings 
 
 test: $(VENV)/.ready-dev $(VENV)/.built ## Set up what is missing, then run all tests against real servers
 	@$(BIN)/python -m pytest $(ARGS)
+
+crash: $(VENV)/.ready-dev $(VENV)/.built ## Kill, cut and fill everything under load for up to 10 minutes; nothing may be lost
+	@$(BIN)/python -m pytest -n 0 -q --session-timeout=600 tests/crash $(ARGS)
 
 lint: $(VENV)/.ready-dev $(VENV)/.built ## Check style, types, Cython and that the generated gRPC code is current
 	@$(BIN)/ruff check --quiet .

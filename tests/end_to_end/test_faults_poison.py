@@ -18,7 +18,9 @@ from tests.end_to_end.tenant_database import change
 from tests.servers.databases import MasterAndTenant
 
 _REFUSE = "alter table readings add constraint poison check ({condition}) not valid"
-_QUARANTINED = "select opc_node_id, value, reason, sqlstate from reading_quarantine left join tag_mappings using (tag_id)"
+_QUARANTINED = """
+select opc_node_id, value, reason, sqlstate from reading_quarantine left join tag_mappings using (tag_id)
+"""
 
 
 def _tag_id(loaded: LoadedEngine, node_id: str) -> int:
