@@ -16,7 +16,7 @@ Connections are in autocommit mode; `retry` and `drop` make their own transactio
 """
 
 from engine.quarantine.listing import ROWS_PER_PAGE_MOST, count_quarantined, list_quarantined
-from engine.quarantine.moving import LEAST_US, drop, retry
+from engine.quarantine.moving import LEAST_US, drop, retry, rows_now
 from engine.quarantine.records import (
     Caller,
     Dropped,
@@ -43,4 +43,5 @@ __all__ = [
     "drop",
     "list_quarantined",
     "retry",
+    "rows_now",
 ]

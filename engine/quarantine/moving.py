@@ -68,7 +68,6 @@ async def retry(
     selection: Selection,
     rules: RetryRules,
     *,
-    caller: Caller,
     place: Place | None = None,
     most_rows: int | None = None,
     progress: Callable[[Retried], None] = lambda _: None,
@@ -80,21 +79,15 @@ async def retry(
     told last is then done.
     """
     parameters = selection.parameters()
-    done = Retried(place=place or await _whole(database))
-    try:
-        while done.place is not None and (most_rows is None or done.stored + done.kept.total() < most_rows):
-            with translated("cannot try quarantined readings again"):
-                async with database.transaction():
-                    stored, kept, after = await _retry_some(database, parameters | asdict(done.place), rules)
-            done.stored += stored
-            done.kept += kept
-            done.place = None if after is None else Place(after, done.place.last)
-            progress(done)
-    finally:
-        log.info(
-            "quarantined readings were tried again", tenant=caller.tenant, who=caller.who,
-            stored=done.stored, kept=done.kept.total(), chosen=str(selection),
-        )  # fmt: skip
+    done = Retried(place=place or await rows_now(database))
+    while done.place is not None and (most_rows is None or done.stored + done.kept.total() < most_rows):
+        with translated("cannot try quarantined readings again"):
+            async with database.transaction():
+                stored, kept, after = await _retry_some(database, parameters | asdict(done.place), rules)
+        done.stored += stored
+        done.kept += kept
+        done.place = None if after is None else Place(after, done.place.last)
+        progress(done)
     return done
 
 
@@ -109,7 +102,7 @@ async def drop(
 ) -> Dropped:
     """Delete rows for good; the log keeps who did it and how many they were. Goes on and ends as `retry` does."""
     parameters = selection.parameters()
-    done = Dropped(place=place or await _whole(database))
+    done = Dropped(place=place or await rows_now(database))
     told = {"tenant": caller.tenant, "who": caller.who, "chosen": str(selection)}
     # Before the first of them goes, so that there is a trace of it whatever happens then.
     log.warning("quarantined readings are going to be dropped", **told)
@@ -127,8 +120,8 @@ async def drop(
     return done
 
 
-async def _whole(database: AsyncConnection[Any]) -> Place | None:
-    """Return the place from which all rows that are there now are still to be done; None when there are none."""
+async def rows_now(database: AsyncConnection[Any]) -> Place | None:
+    """Return the place at which a change of all rows that are there now begins; None when there are none."""
     with translated("cannot read the quarantine"):
         found = await (await database.execute("select max(id) from reading_quarantine")).fetchone()
     return None if found is None or found[0] is None else Place(0, found[0])

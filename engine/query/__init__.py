@@ -6,8 +6,8 @@ selection     what a caller may ask for, and the cursor of a page; pure
 connections   a few connections per tenant, opened when they are needed
 """
 
-from engine.query.gaps import ReadingGap, list_gaps
+from engine.query.gaps import GapPlace, ReadingGap, list_gaps
 from engine.query.readings import Latest, Readings, TagName
 from engine.query.selection import Cursor
 
-__all__ = ["Cursor", "Latest", "ReadingGap", "Readings", "TagName", "list_gaps"]
+__all__ = ["Cursor", "GapPlace", "Latest", "ReadingGap", "Readings", "TagName", "list_gaps"]

@@ -39,6 +39,16 @@ limit %(limit)s
 
 
 @dataclass(frozen=True, slots=True)
+class GapPlace:
+    """A gap's place in the list: what tells it from all others."""
+
+    from_us: int
+    tag_id: int
+    to_us: int
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
 class ReadingGap:
     """One interval in which readings of a tag are missing; both ends are readings that are there."""
 
@@ -53,6 +63,11 @@ class ReadingGap:
     """The label of an engine.gaps.Cause."""
     recorded_at: datetime
 
+    @property
+    def place(self) -> GapPlace:
+        """Where it is in the list."""
+        return GapPlace(self.from_us, self.tag_id, self.to_us, self.cause)
+
 
 async def list_gaps(
     database: AsyncConnection[Any],
@@ -62,7 +77,7 @@ async def list_gaps(
     tag_ids: Sequence[int] | None = None,
     well_id: UUID | None = None,
     limit: int,
-    after: ReadingGap | None = None,
+    after: GapPlace | None = None,
     most_days: int,
 ) -> list[ReadingGap]:
     """Return the first `limit` gaps that overlap [from_us, to_us), in the order of (from, tag_id), behind `after`.

@@ -126,7 +126,7 @@ async def retried(
     database: Database, selection: Selection = EVERYTHING, **rules: Any
 ) -> tuple[int, dict[str, int]]:
     chosen = RetryRules(latest_us=RULES.latest_us, **rules)
-    done = await retry(database, selection, chosen, caller=CALLER)
+    done = await retry(database, selection, chosen)
     assert done.place is None
     return done.stored, {str(reason): rows for reason, rows in done.kept.items()}
 
@@ -208,7 +208,7 @@ async def test_a_selection_that_does_not_fit_is_named_and_nothing_is_done(
     for call in (
         list_quarantined(acme, selection, limit=1),
         count_quarantined(acme, selection),
-        retry(acme, selection, RULES, caller=CALLER),
+        retry(acme, selection, RULES),
         drop(acme, selection, caller=CALLER),
     ):
         with pytest.raises(InvalidInput) as caught:
@@ -324,7 +324,7 @@ async def test_an_error_that_is_not_a_rows_own_stops_it_and_changes_nothing_of_t
         told.append((done.stored, done.kept.total()))
 
     with pytest.raises(DatabaseError, match="cannot try quarantined readings again: value 1201"):
-        await retry(acme, EVERYTHING, RULES, caller=CALLER, progress=progress)
+        await retry(acme, EVERYTHING, RULES, progress=progress)
     assert told == [(1_000, 0)]
     assert (await counted(acme, "readings"), await counted(acme, "reading_quarantine")) == (1_000, 500)
 
@@ -338,7 +338,7 @@ async def test_a_connection_that_is_cut_in_the_middle_leaves_every_row_in_one_pl
         await connect(databases.tenant_dsn, application="test victim", autocommit=True) as victim,
     ):
         await holder.execute("lock table readings in access exclusive mode")
-        trying = asyncio.create_task(retry(victim, EVERYTHING, RULES, caller=CALLER))
+        trying = asyncio.create_task(retry(victim, EVERYTHING, RULES))
         waiting = "select pid from pg_stat_activity where application_name = 'test victim' and wait_event_type = 'Lock'"
         while not (found := await (await acme.execute(waiting)).fetchone()):
             assert not trying.done()
@@ -356,7 +356,7 @@ async def test_two_that_try_the_same_rows_at_once_store_each_of_them_once(
     await many(acme, 5_000)
     async with await connect(databases.tenant_dsn, application="test", autocommit=True) as other:
         first, second = await asyncio.gather(
-            *(retry(connection, EVERYTHING, RULES, caller=CALLER) for connection in (acme, other))
+            *(retry(connection, EVERYTHING, RULES) for connection in (acme, other))
         )
     assert first.stored + second.stored == 5_000
     assert len({row[3] for row in await stored(acme)}) == await counted(acme, "readings") == 5_000
@@ -368,7 +368,7 @@ async def test_it_can_be_done_in_parts_and_ends_with_what_was_there_when_it_bega
     parts: list[int] = []
     done = Retried()
     while not parts or done.place:
-        done = await retry(acme, EVERYTHING, RULES, caller=CALLER, place=done.place, most_rows=1_000)
+        done = await retry(acme, EVERYTHING, RULES, place=done.place, most_rows=1_000)
         parts.append(done.stored)
         await quarantine(acme, {})
     assert parts == [1_000, 1_000, 500]
@@ -378,7 +378,7 @@ async def test_it_can_be_done_in_parts_and_ends_with_what_was_there_when_it_bega
 async def test_long_texts_are_taken_a_few_at_a_time(acme: Database) -> None:
     await quarantine(acme, *({"text_bytes": b"x" * (3 << 20), "value": None} for _ in range(4)))
     told: list[int] = []
-    await retry(acme, EVERYTHING, RULES, caller=CALLER, progress=lambda done: told.append(done.stored))
+    await retry(acme, EVERYTHING, RULES, progress=lambda done: told.append(done.stored))
     assert told[:2] == [2, 4]
     assert await counted(acme, "readings") == 4
 

@@ -60,6 +60,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "seed": ("connections:seed", "Fill a tenant with two wells, two connections, ten tags."),
     "query": ("query:query", "Show readings that the engine has stored."),
     "gaps": ("gaps:gaps", "List intervals in which readings are missing."),
+    "quarantine": ("quarantine:quarantine", "Readings that the database could not take."),
     "simulate": ("simulate:simulate", "Serve two simulated wells over OPC UA."),
     "config": ("config:config", "Show the settings in force."),
 }

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
+from uuid import UUID
 
 from engine import catalog
 from engine.database import connect
 from engine.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
-    from uuid import UUID
-
     from psycopg import AsyncConnection
 
     from engine.settings import Settings
@@ -66,6 +65,16 @@ async def find_tenant(
 async def all_wells(database: AsyncConnection) -> list[catalog.Well]:
     """Return every well of the tenant, in the order of their names."""
     return await _all(partial(catalog.list_wells, database))
+
+
+async def find_well(database: AsyncConnection, text: str) -> UUID:
+    """Return the id of the well with this name, or the id itself; raises NotFound."""
+    with suppress(ValueError):
+        return UUID(text)
+    for well in await all_wells(database):
+        if well.name == text:
+            return well.id
+    raise NotFound("--well", f"there is no well {text!r}")
 
 
 async def all_connections(database: AsyncConnection) -> list[catalog.ConnectionSummary]:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
 
 import click
 
-from engine.errors import NotFound
 from engine.query import ReadingGap, list_gaps
 from engine.settings import Settings
-from workers.cli.databases import all_wells, tenant_database
+from workers.cli.databases import find_well, tenant_database
 from workers.cli.moments import iso_us, parse_moment, to_us
 from workers.cli.options import json_option, tenant_option, with_settings
 from workers.cli.output import note, print_json, print_table
@@ -42,6 +39,10 @@ def list_all(*, settings: Settings, tenant: str | None, as_json: bool, limit: in
     A gap lies between two readings that are there. It is recorded when a connection was lost for longer than the server
     kept what was missed (outage), when the engine did not run (restart), when a message never came (missing_message),
     or when the server's queue for a tag was full (overflow), unless the server's history could fill it.
+
+    After the cause journal, readings that were already acknowledged may be missing: a part of the engine's own journal
+    was lost or damaged. Any tag may have had readings in it, so each has such a gap, from its last reading before the
+    lost part to the end of it. `quarantine list --reason journal` names the file in which the damaged bytes are kept.
     """
     found = asyncio.run(_list(settings, tenant, limit, **selection))
     shown = [_shown(gap) for gap in found[: limit or None]]
@@ -72,7 +73,7 @@ async def _list(
     until_us = to_us(parse_moment("--to", end, now=now))
     found: list[ReadingGap] = []
     async with tenant_database(settings, slug) as (_, database):
-        well_id = None if well is None else await _well_id(database, well)
+        well_id = None if well is None else await find_well(database, well)
         while not limit or len(found) <= limit:
             page = await list_gaps(
                 database,
@@ -81,22 +82,13 @@ async def _list(
                 tag_ids=tag_ids or None,
                 well_id=well_id,
                 limit=_PAGE_ROWS,
-                after=found[-1] if found else None,
+                after=found[-1].place if found else None,
                 most_days=settings.max_query_days,
             )
             found += page
             if len(page) < _PAGE_ROWS:
                 break
     return found
-
-
-async def _well_id(database: Any, text: str) -> UUID:
-    with suppress(ValueError):
-        return UUID(text)
-    for well in await all_wells(database):
-        if well.name == text:
-            return well.id
-    raise NotFound("--well", f"there is no well {text!r}")
 
 
 def _shown(gap: ReadingGap) -> dict[str, Any]:

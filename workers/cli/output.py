@@ -7,6 +7,7 @@ Text from databases and devices is printed with its control characters escaped: 
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,13 @@ def console(*, stderr: bool = False) -> Console:
 def print_json(value: Any) -> None:
     """Print one JSON value on one line."""
     click.echo(orjson.dumps(value, default=str))
+
+
+def json_number(value: float | None) -> float | str | None:
+    """Return a number as JSON can have it: NaN and infinities by name, as protobuf's JSON has them."""
+    if value is None or math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

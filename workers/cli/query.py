@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -20,7 +19,7 @@ from engine.readings import Batch, Kind, quality_of
 from engine.settings import Settings
 from workers.cli.moments import iso_us, parse_moment, to_us
 from workers.cli.options import json_option, tenant_option, with_settings
-from workers.cli.output import note, print_json, print_table
+from workers.cli.output import json_number, note, print_json, print_table
 from workers.rpc.client import ReadingClient
 
 _TABLE = ("time", "well", "tag", "value", "unit", "quality")
@@ -185,11 +184,7 @@ def _print_people(rows: Iterable[dict[str, Any]]) -> None:
 
 def _print_lines(rows: Iterable[dict[str, Any]]) -> None:
     for row in rows:
-        value = row["value"]
-        if value is not None and not math.isfinite(value):
-            # As protobuf's JSON has them: JSON's numbers have no such values.
-            row["value"] = "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-        print_json(row)
+        print_json(row | {"value": json_number(row["value"])})
 
 
 def _print_csv(rows: Iterable[dict[str, Any]]) -> None:
