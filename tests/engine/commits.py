@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
@@ -15,6 +16,8 @@ from engine.store import Claim, Commit, Committed, Lane
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from psycopg import AsyncConnection
 
     from engine.frames import Loss
     from engine.store import Store
@@ -42,12 +45,18 @@ def text_batch(*texts: str) -> Batch:
 class Stream:
     """The owner of a stream, over one store: numbers frames, commits them, and keeps what it was told."""
 
-    def __init__(self, store: Store, stream: UUID | None = None) -> None:
-        self.store = store
+    def __init__(self, store: Store | None, stream: UUID | None = None) -> None:
+        self._store = store
         self.id = stream or uuid4()
         self.claimed: Claim | None = None
         self.lanes: tuple[Lane, ...] = ()
         self.count = 0
+
+    @property
+    def store(self) -> Store:
+        """Where it is committed."""
+        assert self._store is not None, "frames without a store cannot be committed"
+        return self._store
 
     async def claim(self, at_least_epoch: int = 1) -> Claim:
         """Become the owner; the first frame is number 1 again."""
@@ -58,9 +67,8 @@ class Stream:
 
     @property
     def epoch(self) -> int:
-        """The epoch of the last claim."""
-        assert self.claimed is not None
-        return self.claimed.epoch
+        """The epoch of the last claim, 1 before the first."""
+        return self.claimed.epoch if self.claimed is not None else 1
 
     def sequence(self, count: int) -> int:
         """Return the sequence of this owner's frame of that number."""
@@ -96,3 +104,13 @@ class Stream:
 def into_new_lane(commit: Commit, after: int) -> Commit:
     """Return the commit as one that opens a lane behind `after`."""
     return replace(commit, lane=Lane(after, after), opens=True)
+
+
+async def until_waiting(server: AsyncConnection[Any]) -> None:
+    """Return once the store of the test waits for a lock; `server` is a connection in autocommit mode."""
+    query = """
+        select from pg_stat_activity where application_name = 'test store' and wait_event_type = 'Lock'
+    """
+    async with asyncio.timeout(10):
+        while (await server.execute(query)).rowcount == 0:  # noqa: ASYNC110  (another process decides)
+            await asyncio.sleep(0.01)

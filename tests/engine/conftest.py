@@ -12,7 +12,10 @@ import pytest
 
 from engine import catalog
 from engine.database import connect
+from engine.database_pool import DatabasePool
 from engine.settings import Settings
+from engine.store import Store
+from tests.engine.commits import Stream
 from tests.servers.databases import MasterAndTenant, Server, migrated_master_and_tenant
 
 
@@ -51,3 +54,25 @@ async def tenant_id(databases: MasterAndTenant) -> UUID:
     async with await connect(databases.master_dsn, application="test") as master:
         (tenant,) = await catalog.list_tenants(master, settings)
     return tenant.id
+
+
+@pytest.fixture
+async def pool() -> AsyncIterator[DatabasePool]:
+    """What lends connections to the stores of a test; a database that failed is asked again at once."""
+    opened = DatabasePool(8, retry_most_s=0.0)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def store(pool: DatabasePool, databases: MasterAndTenant) -> Store:
+    """The store of the tenant `acme`; pg_stat_activity calls it `test store`."""
+    return Store(pool.database(databases.tenant_dsn, "test store"))
+
+
+@pytest.fixture
+async def stream(store: Store) -> Stream:
+    """A stream that `store` has just become the owner of."""
+    owner = Stream(store)
+    await owner.claim()
+    return owner
