@@ -17,7 +17,7 @@ of the file, padded with zeros:
     header, 96 bytes
        0  magic "SCADAJNL"                8 bytes
        8  format version                  u32, now 1
-      12  CRC32C of bytes 16 .. 95        u32
+      12  CRC32C of bytes 0 .. 11 and 16 .. 95    u32; so in every version, so that damage is not taken for a later one
       16  stream                          16 bytes, a UUID
       32  tenant                          16 bytes, a UUID
       48  database                        16 bytes, the UUID in its database_identity
@@ -55,17 +55,35 @@ of the file, padded with zeros:
           (zeros up to a multiple of 8)
           positions  p x (connection 16 bytes, subscription u32, sequence number u32)
 
+    checkpoint, 120 bytes
+       0  magic "SCADACKP"                8 bytes
+       8  version                         u32, now 1
+      12  CRC32C of bytes 16 .. 119       u32
+      16  stream, tenant, database        16 bytes each
+      64  epoch of the owner              u64
+      72  committed                       u64, everything up to this sequence is in the database
+      80  trimmed                         u64, the last sequence of the segments that were removed
+      88  last                            u64, the sequence of the last frame at that time
+      96  saved at                        i64, microseconds since 1970
+     104  closed                          u64, 1: there are no later frames
+     112  zeros                           8 bytes
+
 Invariants:
 - `append` returns after fdatasync of everything that it wrote, and after fsync of the folder for a new segment. What
   it has not returned for may be there or not; nobody acknowledges it.
-- An fdatasync or a write that failed is never tried again on that file. What it held and nobody was told is durable goes
-  to a new segment; records of a segment from the first sequence of a later segment on do not count.
+- A write for which there was no room is undone, and tried again when there is some. Any other write, and any fdatasync,
+  that failed is never tried again on that file. What it held and nobody was told is durable goes to a new segment;
+  records of a segment from the first sequence of a later segment on do not count.
 - Bytes behind the last valid record of the newest segment are a torn tail: they are cut off, and kept in corrupt/
   where they are not all zeros. Bytes that are no record between two that are, anywhere, are a hole: they are kept in
   corrupt/, and reading goes on behind them.
 - A start never fails because of what a segment holds, with one exception: a segment of a later format version means
   that a newer engine has been here, and nothing may be skipped (JournalTooNew).
-- Segments are removed from the oldest on, and only when everything in them is committed, and `grace_s` has passed since;
-  when the quota is reached, they go before the grace is over. The newest is never removed.
-- The checkpoint only saves work: without it, the database's mark says what is committed.
+- Segments are removed from the oldest on, and only when everything in them is committed, and `grace_s` has passed
+  since; when the quota is reached, they go before the grace is over. The newest that holds frames is never removed.
+- An owner counts its frames without a hole, and a segment's header says what was before it: so a hole is always seen,
+  but for one at the very end. That the checkpoint shows, if it was saved since.
+- The first frame of each segment holds the positions of all subscriptions, each other frame those that moved. The
+  newest segment that holds frames, and so all positions, is never removed.
+- The checkpoint is never needed: without it a start reads more, and the database's mark says what is committed.
 """
