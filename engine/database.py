@@ -118,6 +118,17 @@ def place(dsn: str) -> str:
     return _place(_parse(dsn))
 
 
+def is_same_database(dsn: str, other: str) -> bool:
+    """Tell whether two DSNs name the same database at the same address; they may log in differently.
+
+    A DSN that cannot be parsed names none.
+    """
+    try:
+        return _address(_parse(dsn)) == _address(_parse(other))
+    except ConfigurationError:
+        return False
+
+
 def server_of(dsn: str) -> str:
     """Return which server a DSN is for: host and port, several as they stand there. A name is not resolved.
 
@@ -171,6 +182,10 @@ def _parse(dsn: str) -> dict[str, Any]:
 
 def _place(parameters: dict[str, Any]) -> str:
     return f'database "{parameters.get("dbname") or parameters.get("user") or ""}" on {_server(parameters)}'
+
+
+def _address(parameters: dict[str, Any]) -> tuple[object, ...]:
+    return parameters.get("hostaddr"), parameters.get("dbname"), _server(parameters)
 
 
 def _server(parameters: dict[str, Any]) -> str:

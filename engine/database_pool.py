@@ -52,6 +52,8 @@ TOO_MANY_CONNECTIONS = "53300"
 _GROW_S = 60.0
 # For the server to close its end. One that is gone does not.
 _GOODBYE_S = 2.0
+# When this process ends, nobody needs the places any more.
+_LAST_GOODBYE_S = 0.2
 
 
 class Priority(IntEnum):
@@ -86,7 +88,7 @@ class DatabasePool:
         return Database(self, dsn, application, Breaker(self._retry_most_s, now_s=self._now_s))
 
     async def close(self) -> None:
-        """Close what lies idle, and wait until all that is being closed is."""
+        """Close what lies idle, and give the servers a moment to see it."""
         for server in self._servers.values():
             await server.close()
 
@@ -247,13 +249,15 @@ class _Server:
             self._drop(connection)
 
     async def close(self) -> None:
-        """Close the idle connections, and wait for all that are being closed."""
+        """Close the idle connections, and wait a moment for all that are being closed."""
         for connection in list(self._idle):
             self._drop(connection)
         if self._timer is not None:
             self._timer.cancel()
-        while self._closing:
-            await asyncio.wait(self._closing)
+        if self._closing:
+            _, late = await asyncio.wait(self._closing, timeout=_LAST_GOODBYE_S)
+            for task in late:
+                task.cancel()
 
     def _serve(self) -> None:
         """Give to those who wait, in their order, what there is."""

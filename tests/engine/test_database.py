@@ -10,7 +10,7 @@ import psycopg
 import pytest
 import uvloop
 
-from engine.database import connect, place, translated, with_database
+from engine.database import connect, is_same_database, place, translated, with_database
 from engine.errors import (
     ConfigurationError,
     DatabaseError,
@@ -72,6 +72,25 @@ async def test_a_server_that_is_down_is_unavailable_and_named_without_the_passwo
     assert f'cannot connect to database "acme" on 127.0.0.1:{port}' in str(caught.value)
     assert "hidden" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("dsn", "same"),
+    [
+        ("postgresql://u:one@h:5432/d", True),
+        ("postgresql://v:two@h:5432/d", True),
+        ("host=h dbname=d user=u password=three", True),
+        ("postgresql://u:one@h/d?sslmode=require", True),
+        ("postgresql://u:one@g/d", False),
+        ("postgresql://u:one@h:5433/d", False),
+        ("postgresql://u:one@h/e", False),
+        ("postgresql://u:one@h/d?hostaddr=10.0.0.1", False),
+        ("nonsense", False),
+    ],
+)
+def test_two_dsns_name_the_same_database_however_they_log_in(dsn: str, same: bool) -> None:
+    assert is_same_database("postgresql://u:one@h/d", dsn) is same
+    assert is_same_database(dsn, "postgresql://u:one@h/d") is same
 
 
 async def test_a_server_that_does_not_answer_is_unavailable_after_the_timeout() -> None:
