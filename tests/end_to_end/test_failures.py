@@ -6,58 +6,23 @@ import asyncio
 import secrets
 import signal
 import socket
-from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 
 import psutil
 import psycopg
-import pytest
 
 from engine.database import with_database
 from engine.migrations import Which, migrate_database
-from tests.end_to_end.engine_process import Engine, free_port, running_engine, until
+from tests.end_to_end.engine_process import free_port, running_engine, until
 from tests.end_to_end.plant import build_plant
+from tests.end_to_end.tenant_database import set_connections_allowed
 from tests.servers.cutting_proxy import CuttingProxy
-from tests.servers.databases import MasterAndTenant, Server, migrated_master_and_tenant, run
+from tests.servers.databases import MasterAndTenant, run
 from tests.servers.opcua_server import OpcuaServer, ServedVariable
-
-
-@pytest.fixture
-def databases(timescale_dsn: str) -> Iterator[MasterAndTenant]:
-    """A new master and tenant on TimescaleDB."""
-    with migrated_master_and_tenant(Server("timescale", timescale_dsn)) as made:
-        yield made
 
 
 def _counters(server: OpcuaServer) -> list[ServedVariable]:
     return [variable for variable in server.variables if variable.moves]
-
-
-def _received(engine: Engine) -> float:
-    return engine.metric("scada_readings_received_total", tenant="acme")
-
-
-def test_a_killed_worker_comes_back_and_data_go_on(
-    open62541_server: OpcuaServer, databases: MasterAndTenant, tmp_path: Path
-) -> None:
-    plant = build_plant(databases, open62541_server.endpoint, _counters(open62541_server))
-    with running_engine(databases.master_dsn, tmp_path, workers=1) as engine:
-        engine.wait_ready()
-        until("readings are stored", lambda: plant.count() > 20)
-        (worker,) = engine.children("ingest")
-        before = _received(engine)
-        worker.send_signal(signal.SIGKILL)
-        until("another worker runs", lambda: [w for w in engine.children("ingest") if w.pid != worker.pid])
-        stored = plant.count()
-        until("new readings are stored", lambda: plant.count() > stored + 20)
-        assert _received(engine) > before, "counters go on across a restart"
-        assert engine.metric("scada_process_restarts_total", process="ingest", index="0") == 1
-        assert engine.metric("scada_accounting_difference", tenant="acme") == 0
-        assert engine.stop() == 0
-    for counter in _counters(open62541_server):
-        steps = [value or 0.0 for value, _, _ in plant.values(counter.node_id)]
-        assert all(after > before for before, after in pairwise(steps)), "nothing is stored twice"
 
 
 def test_the_supervisor_has_one_thread_and_no_grpc(databases: MasterAndTenant, tmp_path: Path) -> None:
@@ -89,34 +54,12 @@ def test_a_second_signal_stops_at_once_although_the_database_is_away(
     with running_engine(databases.master_dsn, tmp_path, SCADA_STOP_DEADLINE_S="600") as engine:
         engine.wait_ready()
         until("readings are stored", lambda: plant.count() > 0)
-        _set_connections_allowed(databases, allowed=False)
+        set_connections_allowed(databases, allowed=False)
         until("a write has failed", lambda: engine.metric("scada_db_write_failures_total", tenant="acme") > 0)
         until("a batch waits", lambda: engine.metric("scada_readings_in_flight", tenant="acme") > 0)
         engine.process.send_signal(signal.SIGTERM)
         until("it is draining", lambda: "stopping" in engine.log.read_text())
         assert engine.stop(signal.SIGTERM, timeout_s=10) == 1
-
-
-def test_a_database_that_comes_back_gets_everything_that_was_held(
-    open62541_server: OpcuaServer, databases: MasterAndTenant, tmp_path: Path
-) -> None:
-    plant = build_plant(databases, open62541_server.endpoint, _counters(open62541_server))
-    with running_engine(
-        databases.master_dsn, tmp_path, SCADA_DATABASE_RETRY_MOST_S="0.5", SCADA_OPCUA__QUEUE_SIZE="100"
-    ) as engine:
-        engine.wait_ready()
-        until("readings are stored", lambda: plant.count() > 0)
-        _set_connections_allowed(databases, allowed=False)
-        until("a write has failed", lambda: engine.metric("scada_db_write_failures_total", tenant="acme") > 0)
-        assert engine.metric("scada_database_up", tenant="acme") == 0
-        held = _received(engine)
-        until("more is received meanwhile", lambda: _received(engine) > held + 100)
-        _set_connections_allowed(databases, allowed=True)
-        until("the backlog is stored", lambda: engine.metric("scada_database_up", tenant="acme") == 1)
-        assert engine.stop() == 0
-    for counter in _counters(open62541_server):
-        steps = [value or 0.0 for value, _, _ in plant.values(counter.node_id)]
-        assert all(after == before + 1 for before, after in pairwise(steps)), (counter.node_id, steps)
 
 
 def test_a_tenant_without_its_database_or_its_tables_is_skipped_and_named_while_others_run(
@@ -229,14 +172,3 @@ def test_a_taken_port_ends_the_start_with_one_line_that_names_it(
     said = [line for line in engine.log.read_text().splitlines() if not line.startswith("{")]
     assert len(said) == 1, said
     assert str(port) in said[0]
-
-
-def _set_connections_allowed(databases: MasterAndTenant, *, allowed: bool) -> None:
-    """Let nobody into the tenant's database, and throw out who is there; or let everybody in again."""
-    name = psycopg.conninfo.conninfo_to_dict(databases.tenant_dsn)["dbname"]
-    with psycopg.connect(with_database(databases.server.dsn, "postgres"), autocommit=True) as connection:
-        connection.execute(f'alter database "{name}" allow_connections {str(allowed).lower()}')
-        if not allowed:
-            connection.execute(
-                "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", [name]
-            )

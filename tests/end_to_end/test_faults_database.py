@@ -8,8 +8,6 @@ from __future__ import annotations
 import secrets
 from pathlib import Path
 
-import psycopg
-
 from tests.end_to_end.engine_process import until
 from tests.end_to_end.loaded_engine import LoadedEngine, kill_at_random, loaded_engine
 from tests.end_to_end.tenant_database import (
@@ -24,6 +22,7 @@ from tests.end_to_end.tenant_database import (
 from tests.servers.crashing_postgres import crashing_postgres
 from tests.servers.databases import MasterAndTenant, Server, migrated_master_and_tenant
 from tests.servers.pgbouncer import pgbouncer
+from tests.servers.small_tablespace import small_tablespace
 
 # Of what waits for the database, so much is in the committer's memory: an outage soon has more.
 SMALL_MEMORY = {"SCADA_RING_ROWS": "1024", "MAX_BUFFER_SIZE": "500"}
@@ -87,34 +86,6 @@ def test_a_database_that_stops_answering_is_given_up_and_comes_back(
         loaded.finish()
 
 
-def test_a_deadlock_is_tried_again(plain_databases: MasterAndTenant, tmp_path: Path) -> None:
-    # Whoever waits for so long looks for a deadlock: the engine does, we do not.
-    on_server(plain_databases, "alter database {database} set deadlock_timeout = '1s'")
-    with (
-        loaded_engine(plain_databases, tmp_path) as loaded,
-        psycopg.connect(plain_databases.tenant_dsn) as other,
-    ):
-        other.execute("set local deadlock_timeout = '1h'")
-        other.execute("lock table readings in share row exclusive mode")
-        until("the engine waits for us", lambda: _waits_for(loaded, other.info.backend_pid), poll_s=0.01)
-        # The stream's row is the engine's: now each waits for the other.
-        other.execute("select from ingest_marks for update")
-        other.rollback()
-        assert loaded.metric("scada_db_write_failures_total") > 0
-        loaded.finish()
-
-
-def _waits_for(loaded: LoadedEngine, pid: int) -> bool:
-    return bool(
-        loaded.plant.rows(
-            "select from pg_stat_activity where %s = any(pg_blocking_pids(pid)) and query like 'copy%%'"
-            " or %s = any(pg_blocking_pids(pid)) and query ilike '%%copy%%'",
-            pid,
-            pid,
-        )
-    )
-
-
 # Every commit moves a mark. A sequence counts also what is rolled back, so that it ends by itself.
 _FAILING = """
 drop sequence if exists failed cascade;
@@ -137,6 +108,24 @@ def test_failures_of_every_kind_are_tried_again_until_they_are_over(
             change(plain_databases, _FAILING.format(state=state, times=2))
             _failed(loaded, 2)
             loaded.goes_on()
+        loaded.finish()
+
+
+def test_a_database_on_a_full_disk_is_tried_again_until_there_is_room(
+    timescale_dsn: str, tmp_path: Path
+) -> None:
+    with (
+        small_tablespace(timescale_dsn, megabytes=96) as disk,
+        migrated_master_and_tenant(Server("timescale", timescale_dsn), tablespace=disk.name) as databases,
+        loaded_engine(databases, tmp_path, variables=100, interval_ms=20.0) as loaded,
+    ):
+        disk.fill()
+        _failed(loaded, 2)
+        assert loaded.metric("scada_database_up") == 0
+        assert loaded.metric("scada_stream_held") == 0
+        loaded.receives()
+        disk.free()
+        loaded.goes_on()
         loaded.finish()
 
 

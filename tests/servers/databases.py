@@ -39,11 +39,13 @@ class MasterAndTenant:
 
 
 @contextmanager
-def temporary_database(dsn: str, prefix: str = "test") -> Iterator[str]:
+def temporary_database(dsn: str, prefix: str = "test", *, tablespace: str = "pg_default") -> Iterator[str]:
     """Create a database with a name of its own, yield its DSN, and drop it whoever is still connected."""
     name = f"{prefix}_{secrets.token_hex(6)}"
     with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(SQL("create database {}").format(Identifier(name)))
+        connection.execute(
+            SQL("create database {} tablespace {}").format(Identifier(name), Identifier(tablespace))
+        )
     try:
         yield with_database(dsn, name)
     finally:
@@ -52,11 +54,13 @@ def temporary_database(dsn: str, prefix: str = "test") -> Iterator[str]:
 
 
 @contextmanager
-def migrated_master_and_tenant(server: Server, slug: str = "acme") -> Iterator[MasterAndTenant]:
-    """Yield a new master and tenant, migrated and registered as active."""
+def migrated_master_and_tenant(
+    server: Server, slug: str = "acme", *, tablespace: str = "pg_default"
+) -> Iterator[MasterAndTenant]:
+    """Yield a new master and tenant, migrated and registered as active; the tenant's data in `tablespace`."""
     with ExitStack() as stack:
         master = stack.enter_context(temporary_database(server.dsn, "master"))
-        tenant = stack.enter_context(temporary_database(server.dsn, "tenant"))
+        tenant = stack.enter_context(temporary_database(server.dsn, "tenant", tablespace=tablespace))
         run(migrate_database(master, Which.MASTER))
         run(migrate_database(tenant, Which.TENANT))
         with psycopg.connect(master) as connection, psycopg.connect(tenant) as other:
