@@ -92,6 +92,8 @@ class Remembered:
         """
         self._path = folder / str(connection.id)
         self._positions = positions
+        self.saved = False
+        """Whether the file is there, as far as we know, and of this process."""
         self._fingerprint = ""
         self._changes = 0
         self._saves = itertools.count()
@@ -115,6 +117,7 @@ class Remembered:
     def forget(self) -> None:
         """Remove the file: the session ends, or is about to change; a `save` that has begun does nothing any more."""
         self._changes += 1
+        self.saved = False
         with suppress(FileNotFoundError):
             try:
                 self._path.unlink()
@@ -139,6 +142,7 @@ class Remembered:
             self.forget()
             log.info("a session cannot be remembered", connection=line.connection.name, reason=str(exc))
             return False
+        self.saved = True
         return True
 
     def _read(self, tags: int) -> bytes | None:

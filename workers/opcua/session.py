@@ -8,9 +8,9 @@ into the tenant's ring, gauges are set from the reports by the ingest worker, wh
        +--------------- back-off <------------- report(not connected) <---------------------------------------+
 
 A connection that worked is tried again at once, all others after a back-off. One that is lost leaves its session and
-its subscriptions on the server, to be resumed; one that is stopped, or of which the server said something that cannot
-go on, takes them with it. So that a process that dies, or one that is stopped and told to `keep`, leaves them to the
-next one, they are remembered (remembered.py).
+its subscriptions on the server, to be resumed; one of which the server said something that cannot go on takes them
+with it. A process that stops or dies leaves them to the next one, for which they are remembered (remembered.py); a
+connection that was told to `discard` takes them with it.
 """
 
 from __future__ import annotations
@@ -106,19 +106,20 @@ class Connector:
             learn=learn,
             remembered=remembered,
         )
-        self._keeping = False
+        self._keeping = remembered is not None
         self._held: Held | None = None
         self._was_connected = False
         self._at_once = False
         self._reported: ConnectionReport | None = None
         self._log = log.bind(connection=connection.name)
 
-    def keep(self) -> None:
-        """Leave the session and its subscriptions to the next process, when `run` is cancelled."""
-        self._keeping = self._line.remembered is not None
+    def discard(self) -> None:
+        """Let no process go on with the session; call it before `run` is cancelled."""
+        self._keeping = False
+        self._forget()
 
     async def run(self) -> Never:
-        """Hold the connection until cancelled; then close its session and return by CancelledError."""
+        """Hold the connection until cancelled; then leave the session or close it, and return by CancelledError."""
         remembered = self._line.remembered
         if remembered is None:
             await self._backfill_and_hold()
@@ -128,9 +129,14 @@ class Connector:
             self._at_once = True
         try:
             await self._backfill_and_hold()
-        finally:
+        except asyncio.CancelledError:
             if not self._keeping:
-                remembered.forget()
+                self._forget()
+            raise
+        except BaseException:
+            # Nobody knows what this did; and what the journal had recovered is not the newest any more.
+            self._forget()
+            raise
 
     async def _backfill_and_hold(self) -> Never:
         line = self._line
@@ -184,7 +190,7 @@ class Connector:
             keeping=lambda: self._keeping,
         )
         self._held = None
-        lost = False
+        lost = kept = False
         try:
             if held is not None and held.restored:
                 await go_on(self._line, channel, held)
@@ -202,8 +208,10 @@ class Connector:
                 self._held = held
                 channel.abort(exc)
             raise
+        except asyncio.CancelledError:
+            kept = await self._remembers(held)
+            raise
         finally:
-            kept = not lost and await self._remembers(held)
             if not lost and not kept:
                 self._forget()
             await channel.close(_CLOSE_DEADLINE_S, delete_subscriptions=not lost, keep_session=kept)
@@ -213,6 +221,8 @@ class Connector:
         remembered = self._line.remembered
         if not self._keeping or remembered is None or held is None or not held.settled:
             return False
+        if remembered.saved and not held.unsaved.is_set():
+            return True
         return await remembered.save(self._line, held)
 
     def _forget(self) -> None:

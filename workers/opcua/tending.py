@@ -328,8 +328,13 @@ class Tending:
         while line.remembered is not None:
             await held.unsaved.wait()
             held.unsaved.clear()
-            if held.settled:
+            if not held.settled:
+                continue
+            try:
                 await line.remembered.save(line, held)
+            except asyncio.CancelledError:
+                held.unsaved.set()
+                raise
 
     async def _backfill(self) -> None:
         held = self._held

@@ -148,14 +148,14 @@ class Lives:
 
     async def stop(self) -> None:
         """End the process as SIGTERM does: the session stays, and what is in the ring is journaled."""
-        assert self._connector is not None
-        self._connector.keep()
         sink = self.sink
         await self._end()
         sink.sync()
 
     async def remove(self) -> None:
         """End the connection as one that the catalog has not any more."""
+        if self._connector is not None:
+            self._connector.discard()
         await self._end()
 
     async def _end(self) -> None:

@@ -18,6 +18,7 @@ from asyncua.ua.ua_binary import variant_to_binary
 from asyncua.ua.uaerrors import UaError
 
 from engine.structures import StructureTypes
+from engine.variants import storable
 from workers.opcua.browsing.address_space import value_of
 from workers.opcua.seam import status_name
 
@@ -113,13 +114,16 @@ def _facts(read: list[ua.DataValue | None]) -> dict[str, Any]:
 
 
 def _shown(value: ua.Variant) -> str | None:
-    """Return a value as the engine would store its text, cut to what a person can read."""
+    """Return a value's text, in characters that can be shown and cut to what a person can read."""
     try:
         text = _STANDARD.text_of(variant_to_binary(value))
     except (UaError, ValueError, TypeError, AttributeError, struct.error):
         # asyncua cannot write everything that it can read.
         text = str(value.Value)
-    if text is None or len(text) <= _SHOWN_MOST_CHARACTERS:
+    if text is None:
+        return None
+    text = storable(text)
+    if len(text) <= _SHOWN_MOST_CHARACTERS:
         return text
     return f"{text[: _SHOWN_MOST_CHARACTERS - 1]}…"
 
