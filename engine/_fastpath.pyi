@@ -280,7 +280,8 @@ def encode_copy(
 ) -> bytearray:
     """Return the rows as one binary COPY stream, header and trailer included, for READING_COLUMNS.
 
-    Raises ValueError for columns that do not belong together, and for a time before timestamptz begins.
+    Raises ValueError for columns that do not belong together, for a time before timestamptz begins and for a text with
+    lone surrogates; a NUL is written, for PostgreSQL to refuse.
     """
 
 def decode_copy(data: Buffer) -> Batch:

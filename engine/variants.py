@@ -10,6 +10,10 @@ counts, masks and nesting hold. What text a value gets:
     Int64, UInt64                 decimal digits
     arrays, everything else       JSON in the manner of Part 6, 5.4.2; matrices as nested arrays
 
+A text of its own is what the server sent: NUL stays in it, and bytes that are no UTF-8 stay as the lone surrogates that
+surrogateescape makes of them. PostgreSQL takes neither, so the store puts such a reading into the quarantine, with the
+server's bytes. In JSON both become U+FFFD.
+
 A null string, array or text has no text (None). An ExtensionObject is not looked into: {"TypeId", "Encoding", "Body"};
 structures.py does that. Very many parts in one message would take seconds and hundreds of megabytes to write as JSON;
 the values with too many become {"Variant": base64 of its encoding}: nothing is lost, and time and memory stay bounded.
@@ -87,17 +91,19 @@ def current_spending() -> Spending:
 
 
 def text_of(variant: bytes) -> str | None:
-    """Return the text of one encoded Variant, None for a null; PostgreSQL accepts every character of it."""
+    """Return the text of one encoded Variant, None for a null."""
     return text_of_reader(VariantReader(variant, current_spending()), variant)
 
 
 def text_of_reader(reader: VariantReader, variant: bytes) -> str | None:
     """Return what `text_of` returns, with a reader of one's own at the beginning of `variant`."""
+    is_json = variant[0] & _ARRAY_BIT or variant[0] & _TYPE_BITS in _STRUCTURED
+    reader.keeps_bytes = not is_json
     try:
         value = reader.variant()
         if value is None:
             return None
-        if variant[0] & _ARRAY_BIT or variant[0] & _TYPE_BITS in _STRUCTURED:
+        if is_json:
             return orjson.dumps(value).decode()
     except (TooManyParts, orjson.JSONEncodeError):
         # The second: matrices in matrices, deeper than orjson goes.
@@ -114,6 +120,8 @@ class VariantReader:
     """Walks over bytes that have been checked, and makes values that JSON knows."""
 
     def __init__(self, data: bytes | memoryview, spending: Spending, level: int = 0) -> None:
+        self.keeps_bytes = False
+        """Strings hold what the server sent; False: what JSON and PostgreSQL can hold of it."""
         self._data = data
         self._at = 0
         self._spending = spending
@@ -184,7 +192,11 @@ class VariantReader:
 
     def string(self) -> str | None:
         data = self._bytes()
-        return None if data is None else storable(data.decode("utf-8", "replace"))
+        if data is None:
+            return None
+        if self.keeps_bytes:
+            return data.decode("utf-8", "surrogateescape")
+        return storable(data.decode("utf-8", "replace"))
 
     def byte_string(self) -> str | None:
         data = self._bytes()

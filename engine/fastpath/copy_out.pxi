@@ -11,8 +11,6 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from engine.variants import storable
-
 cdef enum:
     HEADER_BYTES = 19
     TRAILER_BYTES = 2
@@ -54,7 +52,8 @@ def encode_copy(ts_us, tag_id, status, value, kind, dict texts not None):
     """Return the rows as one binary COPY stream with header and trailer, for READING_COLUMNS.
 
     Columns as in a Batch: int64, int32, uint32, float64, uint8 of equal length; `texts` maps a row to its text, in
-    any order. Raises ValueError for columns that do not belong together and for a time before timestamptz begins.
+    any order. Raises ValueError for columns that do not belong together, for a time before timestamptz begins and for
+    a text with lone surrogates; a NUL is written, for PostgreSQL to refuse.
     """
     cdef const int64_t[::1] ts = ts_us
     cdef const int32_t[::1] tags = tag_id
@@ -83,10 +82,10 @@ def encode_copy(ts_us, tag_id, status, value, kind, dict texts not None):
 
 
 cdef list encode_texts(const uint8_t[::1] kinds, dict texts):
-    """Return (row, bytes) sorted by row, in a form that PostgreSQL accepts."""
+    """Return (row, UTF-8) sorted by row."""
     ordered = sorted(texts.items())
     check_texts(kinds, ordered)
-    return [(row, storable(text).encode()) for row, text in ordered]
+    return [(row, text.encode()) for row, text in ordered]
 
 
 cdef uint8_t* put_rows(

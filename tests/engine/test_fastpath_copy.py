@@ -89,9 +89,11 @@ def test_texts_may_come_in_any_order_of_rows() -> None:
     assert encoded == encode(batch)
 
 
-def test_characters_that_postgresql_refuses_are_replaced() -> None:
-    back = decode_copy(encode(columns([(0, 1, 0, None, "a\0b\ud800c")])))
-    assert back.texts == {0: "a\ufffdb\ufffdc"}
+def test_a_text_is_written_as_it_is_or_refused() -> None:
+    back = decode_copy(encode(columns([(0, 1, 0, None, "a\0b")])))
+    assert back.texts == {0: "a\0b"}
+    with pytest.raises(ValueError, match="surrogates not allowed"):
+        encode(columns([(0, 1, 0, None, "a\udc80")]))
 
 
 def test_a_time_before_timestamptz_begins_is_refused_with_its_row() -> None:

@@ -9,11 +9,15 @@ import numpy as np
 import psycopg
 import pytest
 
+from engine._fastpath import Ring, decode_frame, decode_publish, encode_frame
 from engine.errors import DatabaseNotMigrated, DatabaseRejected
+from engine.frames import Entry
+from engine.gaps import GapChanges
 from engine.readings import Batch, Kind
 from engine.store import Totals
 from engine.store.rows import LEAST_US, screened
 from tests.engine.commits import BASE_US, Stream, batch_of, text_batch
+from tests.engine.reference_codec import Item, Message, Variant, data_change, encode
 
 Database = psycopg.AsyncConnection[Any]
 Change = Callable[[str, str], Coroutine[None, None, None]]
@@ -108,6 +112,24 @@ async def test_texts_that_the_database_cannot_hold_are_quarantined_byte_by_byte(
         "its text has NUL at byte 1: b'a\\x00b'",
         "its text has the byte 0xe9, which is no UTF-8, at byte 3: b'caf\\xe9\\xc3'",
     ]
+
+
+@pytest.mark.parametrize("sent", [b"caf\xe9", b"a\0b", b"\xed\xb3\xbf"])
+async def test_what_a_server_sent_as_text_reaches_the_quarantine_through_ring_and_journal_byte_by_byte(
+    stream: Stream, database: Database, sent: bytes
+) -> None:
+    ring = Ring(10)
+    message = encode(Message([data_change([Item(0, Variant(12, sent)), Item(0, Variant(15, sent))])]))
+    decode_publish(message, ring, np.zeros(1, np.uint32), BASE_US)
+    raw = ring.drain(10)
+    tags = np.ones(len(raw), np.int32)
+    batch = Batch(raw.ts_us, tags, raw.status, raw.value, raw.kind, raw.texts)
+    record = encode_frame(Entry(batch, GapChanges()), bytes(16), 1 << 40, BASE_US)
+    replayed, _, _ = decode_frame(record, 0)
+    committed = await stream.store_batch(replayed)
+    # A ByteString is base64.
+    assert committed.totals == Totals(1, 1)
+    assert [row[5:7] for row in await quarantined(database)] == [(sent, "text")]
 
 
 async def test_a_reading_with_two_faults_is_quarantined_once(stream: Stream, database: Database) -> None:

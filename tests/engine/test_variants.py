@@ -36,7 +36,10 @@ EN = string(b"en")
     [
         (Variant(12, "Öl".encode()), "Öl"),
         (Variant(12, b""), ""),
-        (Variant(12, b"a\xffb\x00c"), "a\ufffdb\ufffdc"),
+        (Variant(12, b"a\xffb\x00c"), "a\udcffb\0c"),
+        (Variant(16, b"\xed\xa0\x80"), "\udced\udca0\udc80"),
+        (Variant(21, b"\x03" + string(b"\xff") + string(b"\xc3")), "\udcc3"),
+        (Variant(20, b"\x02\x00" + string(b"\x00")), "2:\0"),
         (Variant(16, b"<a/>"), "<a/>"),
         (Variant(15, b"\x00\x01\xff"), "AAH/"),
         (Variant(28, b"\x00\x01\xff"), "AAH/"),
@@ -107,13 +110,23 @@ def test_a_null_has_no_text(encoded: bytes) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(value=variants)
-def test_any_value_has_a_text_that_postgresql_accepts(value: Variant) -> None:
+def test_any_value_has_a_text_and_json_is_one_that_postgresql_accepts(value: Variant) -> None:
     text = text_of(variant(value))
-    if text is not None:
+    if text is None:
+        return
+    if isinstance(value.value, list) or value.built_in in (22, 23, 25):
         assert "\0" not in text
         assert text.encode().decode() == text
-        if isinstance(value.value, list) or value.built_in in (22, 23, 25):
-            orjson.loads(text)
+        orjson.loads(text)
+    else:
+        text.encode("utf-8", "surrogateescape")
+
+
+@given(sent=st.binary(max_size=40))
+def test_the_text_of_a_string_is_every_byte_that_was_sent(sent: bytes) -> None:
+    for built_in in (12, 16):
+        text = text_of(variant(Variant(built_in, sent)))
+        assert (text or "").encode("utf-8", "surrogateescape") == sent
 
 
 @given(text=st.text(st.characters(categories=["Cs", "L", "Cc"])))
