@@ -1,4 +1,4 @@
-"""The gRPC process: start, health, reflection, limits, graceful stop. What is answered is in the service beside it.
+"""The gRPC process: start, health, reflection, limits, graceful stop. What is answered is in the services beside it.
 
     start     bind the port -> read the tenants, until the master database answers -> SERVING, READY
     running   the tenants every catalog_refresh_s; a heartbeat every second; NOT_SERVING while their list is too old
@@ -21,11 +21,21 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from engine.metrics import ProcessState
-from scada.v1 import readings_pb2, readings_pb2_grpc
+from scada.v1 import (
+    gaps_pb2,
+    gaps_pb2_grpc,
+    quarantine_pb2,
+    quarantine_pb2_grpc,
+    readings_pb2,
+    readings_pb2_grpc,
+)
 from workers.identity import TenantDirectory
 from workers.loopback import beside_port, bound, loopback, port_error
+from workers.rpc.calls import Calls
 from workers.rpc.columns import MESSAGE_MOST_BYTES
+from workers.rpc.gaps import GapService
 from workers.rpc.identity import APPLICATION, PLACE
+from workers.rpc.quarantine import QuarantineService
 from workers.rpc.readings import ReadingService
 
 if TYPE_CHECKING:
@@ -34,7 +44,11 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-SERVICE = readings_pb2.DESCRIPTOR.services_by_name["ReadingService"].full_name
+SERVICES = tuple(
+    service.full_name
+    for file in (readings_pb2, gaps_pb2, quarantine_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
+)
 _HEARTBEAT_S = 1.0
 # Beyond these calls at once, a caller gets RESOURCE_EXHAUSTED; each may hold one batch, a quarter of a megabyte.
 _CALLS_MOST = 256
@@ -108,7 +122,7 @@ class Front:
         self._settings = settings
         self._address = loopback(settings.host)
         self._directory = TenantDirectory(settings, application=APPLICATION, place=PLACE)
-        self._readings = ReadingService(self._directory, settings)
+        self._calls = Calls(self._directory, settings)
         self._health = health.aio.HealthServicer()
         self._serving = False
 
@@ -116,11 +130,17 @@ class Front:
         """Bind the port and answer calls, with health NOT_SERVING. Raises ConfigurationError for a taken port."""
         self._server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=_CALLS_MOST)
         readings_pb2_grpc.add_ReadingServiceServicer_to_server(  # type: ignore[no-untyped-call]
-            self._readings, self._server
+            ReadingService(self._calls, self._settings), self._server
+        )
+        gaps_pb2_grpc.add_GapServiceServicer_to_server(  # type: ignore[no-untyped-call]
+            GapService(self._calls, self._settings), self._server
+        )
+        quarantine_pb2_grpc.add_QuarantineServiceServicer_to_server(  # type: ignore[no-untyped-call]
+            QuarantineService(self._calls, self._settings), self._server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
-            (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+            (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
         await self._set_serving(False)
         wanted = self._settings.grpc_port
@@ -137,7 +157,7 @@ class Front:
     async def keep_ready(self, slots: ProcessSlots | None = None) -> None:
         """Read the tenants again and again; health and process state say whether they are known. Never returns."""
         async for known in self._directory.follow():
-            await self._readings.forget_all_but(self._directory.active())
+            await self._calls.forget_all_but(self._directory.active())
             if known != self._serving:
                 await self._set_serving(known)
                 if slots is not None:
@@ -147,7 +167,7 @@ class Front:
         """Accept no more, let running calls end within the deadline or until `cut`, then end the rest."""
         await self._health.enter_graceful_shutdown()
         refusing = asyncio.create_task(self._server.stop(deadline_s))
-        idle = asyncio.create_task(self._readings.idle())
+        idle = asyncio.create_task(self._calls.idle())
         waits = {refusing, idle} | ({asyncio.create_task(cut.wait())} if cut else set())
         # Health watchers and reflection never end by themselves, so the end of our own calls decides.
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -155,13 +175,13 @@ class Front:
         for task in waits - {refusing}:
             task.cancel()
         await asyncio.gather(*waits, return_exceptions=True)
-        await self._readings.close()
+        await self._calls.close()
         await self._directory.close()
 
     async def _set_serving(self, serving: bool) -> None:
         status = (
             health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         )
-        for service in ("", SERVICE):
+        for service in ("", *SERVICES):
             await self._health.set(service, status)
         self._serving = serving

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # What pg_stat_activity shows of our connections.
 APPLICATION = "scada-engine front"
 PLACE = f"the request metadata {TENANT}"
+_SLUG_MOST_CHARACTERS = 63
 
 
 def tenant_of(directory: TenantDirectory, metadata: Iterable[tuple[str, str | bytes]]) -> Tenant:
@@ -25,9 +26,12 @@ def tenant_of(directory: TenantDirectory, metadata: Iterable[tuple[str, str | by
 
     Raises Refusal (UNAUTHENTICATED, PERMISSION_DENIED), and DatabaseUnavailable while the tenants are not known.
     """
+    named = [str(value) for key, value in metadata if key == TENANT]
     try:
-        return directory.tenant_of([str(value) for key, value in metadata if key == TENANT])
+        return directory.tenant_of(named)
     except NotIdentified as exc:
         raise Refusal(grpc.StatusCode.UNAUTHENTICATED, str(exc)) from exc
     except NotAllowed as exc:
-        raise Refusal(grpc.StatusCode.PERMISSION_DENIED, str(exc)) from exc
+        # Who asked for whom is written down: one that tries names is somebody to look at.
+        asked = f"tenant {named[0][:_SLUG_MOST_CHARACTERS]}"
+        raise Refusal(grpc.StatusCode.PERMISSION_DENIED, str(exc), asked=asked) from exc

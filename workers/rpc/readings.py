@@ -7,39 +7,27 @@ when gRPC has taken the one before (so a slow caller slows its own query). A cal
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 import grpc
-from google.protobuf.timestamp_pb2 import Timestamp
 
-from engine.query import Cursor, Readings
+from engine.query import Cursor
 from engine.readings import quality_of
 from scada.v1 import readings_pb2 as pb
 from scada.v1.readings_pb2_grpc import ReadingServiceServicer
 from workers.reading_pages import cursor_of, token_of
 from workers.rpc import requests
+from workers.rpc.calls import UNARY_MOST_S
 from workers.rpc.columns import PART_BYTES, columns_of, parts_of
-from workers.rpc.identity import APPLICATION, tenant_of
-from workers.rpc.status import Refusal, answered
+from workers.rpc.status import Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection
-
-    from engine.catalog import Tenant
     from engine.query import Latest, TagName
     from engine.settings import Settings
-    from workers.identity import TenantDirectory
-    from workers.rpc.status import Call
-
-    Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+    from workers.rpc.calls import Calls, Context
 
 # A quarter of a megabyte as a message, and a few milliseconds of a database's time.
 BATCH_ROWS = 10_000
-# One tenant can use an eighth of the front's calls; the others always find some free.
-CALLS_PER_TENANT_MOST = 32
-UNARY_MOST_S = 60.0
 # A caller that takes no message for so long is gone, or should ask again from where it is.
 SILENCE_MOST_S = 60.0
 
@@ -47,19 +35,16 @@ _QUALITIES = (pb.QUALITY_GOOD, pb.QUALITY_UNCERTAIN, pb.QUALITY_BAD)
 
 
 class ReadingService(ReadingServiceServicer):
-    """Answers for all tenants; keeps one Readings for each tenant that was asked for."""
+    """Answers for all tenants."""
 
-    def __init__(self, directory: TenantDirectory, settings: Settings) -> None:
-        self._directory = directory
+    def __init__(self, calls: Calls, settings: Settings) -> None:
+        self._calls = calls
         self._settings = settings
-        self._readings: dict[str, Readings] = {}
-        self._running: Counter[str] = Counter()
-        self._idle = asyncio.Event()
-        self._idle.set()
 
     async def StreamReadings(self, request: pb.StreamReadingsRequest, context: Context) -> None:  # noqa: N802
         """Send the tags, then every reading of a range."""
-        async with self._call(context, "StreamReadings") as (call, readings):
+        async with self._calls.answer(context, "StreamReadings") as (call, tenancy):
+            readings = tenancy.readings
             wanted = requests.range_of(request, most_days=self._settings.max_query_days)
             well_id, tag_ids = wanted.selection.well_id, wanted.selection.tag_ids
             tags = await readings.tags(tag_ids=tag_ids, well_id=well_id)
@@ -79,7 +64,11 @@ class ReadingService(ReadingServiceServicer):
         self, request: pb.ListReadingsRequest, context: Context
     ) -> pb.ListReadingsResponse:
         """Return a page of a range."""
-        async with self._call(context, "ListReadings") as (call, readings), asyncio.timeout(UNARY_MOST_S):
+        async with (
+            self._calls.answer(context, "ListReadings") as (call, tenancy),
+            asyncio.timeout(UNARY_MOST_S),
+        ):
+            readings = tenancy.readings
             wanted = requests.range_of(request, most_days=self._settings.max_query_days)
             page_rows = requests.page_rows_of(request)
             after = cursor_of(request.page_token, wanted)
@@ -109,54 +98,14 @@ class ReadingService(ReadingServiceServicer):
     ) -> pb.GetLatestReadingsResponse:
         """Return the newest reading of each tag."""
         async with (
-            self._call(context, "GetLatestReadings") as (call, readings),
+            self._calls.answer(context, "GetLatestReadings") as (call, tenancy),
             asyncio.timeout(UNARY_MOST_S),
         ):
             wanted = requests.selection_of(request)
-            found = await readings.latest(tag_ids=wanted.tag_ids, well_id=wanted.well_id)
+            found = await tenancy.readings.latest(tag_ids=wanted.tag_ids, well_id=wanted.well_id)
             call.rows = len(found)
             return pb.GetLatestReadingsResponse(readings=map(_latest, found))
         raise AssertionError  # not reached, as above
-
-    @asynccontextmanager
-    async def _call(self, context: Context, method: str) -> AsyncIterator[tuple[Call, Readings]]:
-        """Find the caller's tenant and count its calls; what goes wrong inside becomes the call's status."""
-        async with answered(context, method) as call:
-            tenant = tenant_of(self._directory, context.invocation_metadata() or ())
-            call.tenant = tenant.slug
-            if self._running[tenant.slug] >= CALLS_PER_TENANT_MOST:
-                raise Refusal(
-                    grpc.StatusCode.RESOURCE_EXHAUSTED,
-                    f"{CALLS_PER_TENANT_MOST} calls of this tenant are running; try again when one has ended",
-                )
-            self._running[tenant.slug] += 1
-            self._idle.clear()
-            try:
-                yield call, self._readings_of(tenant)
-            finally:
-                self._running[tenant.slug] -= 1
-                self._running += Counter()  # drops the zeros
-                if not self._running:
-                    self._idle.set()
-
-    def _readings_of(self, tenant: Tenant) -> Readings:
-        readings = self._readings.get(tenant.dsn)
-        if readings is None:
-            readings = self._readings[tenant.dsn] = Readings(tenant.dsn, self._settings, APPLICATION)
-        return readings
-
-    async def idle(self) -> None:
-        """Wait until no call is running."""
-        await self._idle.wait()
-
-    async def forget_all_but(self, dsns: Collection[str]) -> None:
-        """Close the connections to all other databases; calls that use them end as they would have."""
-        for dsn in self._readings.keys() - dsns:
-            await self._readings.pop(dsn).close()
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self.forget_all_but(())
 
 
 async def _send(context: Context, message: pb.StreamReadingsResponse) -> None:
@@ -183,10 +132,9 @@ def _tag(tag: TagName) -> pb.Tag:
 
 
 def _latest(latest: Latest) -> pb.LatestReading:
-    seconds, us = divmod(latest.ts_us, 1_000_000)
     return pb.LatestReading(
         tag=_tag(latest.tag),
-        time=Timestamp(seconds=seconds, nanos=us * 1_000),
+        time=requests.timestamp_of(latest.ts_us),
         status=latest.status,
         quality=_QUALITIES[quality_of(latest.status)],
         value=latest.value,

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from engine.errors import InvalidInput
 from workers.reading_pages import PAGE_ROWS_DEFAULT, PAGE_ROWS_MOST, Range, Selection
 
 if TYPE_CHECKING:
-    from google.protobuf.timestamp_pb2 import Timestamp
-
+    from scada.v1.gaps_pb2 import ListGapsRequest
     from scada.v1.readings_pb2 import GetLatestReadingsRequest, ListReadingsRequest, StreamReadingsRequest
 
-    _RangeRequest: TypeAlias = StreamReadingsRequest | ListReadingsRequest
+    _RangeRequest: TypeAlias = StreamReadingsRequest | ListReadingsRequest | ListGapsRequest
     _Request: TypeAlias = GetLatestReadingsRequest | _RangeRequest
 
 # 0001-01-01 to 9999-12-31, what google.protobuf.Timestamp allows.
@@ -26,16 +27,16 @@ def selection_of(request: _Request) -> Selection:
     if request.well_id and request.tag_ids:
         raise InvalidInput("tag_ids", "give well_id or tag_ids, not both")
     # The tag ids themselves are checked where they are used, by engine.query.
-    return Selection(_well_id(request.well_id), tuple(request.tag_ids) or None)
+    return Selection(well_id_of(request.well_id), tuple(request.tag_ids) or None)
 
 
-def range_of(request: _RangeRequest, *, most_days: int) -> Range:
-    """Return the tags and the time that a request names; raises InvalidInput."""
-    if not request.well_id and not request.tag_ids:
+def range_of(request: _RangeRequest, *, most_days: int, all_tags: bool = False) -> Range:
+    """Return the tags and the time that a request names; raises InvalidInput. With `all_tags`, none named means all."""
+    if not all_tags and not request.well_id and not request.tag_ids:
         raise InvalidInput("well_id", "is required, unless tag_ids are given")
     selection = selection_of(request)
-    from_us = _moment("start_time", request.start_time if request.HasField("start_time") else None)
-    to_us = _moment("end_time", request.end_time if request.HasField("end_time") else None)
+    from_us = _required("start_time", request.start_time if request.HasField("start_time") else None)
+    to_us = _required("end_time", request.end_time if request.HasField("end_time") else None)
     if to_us <= from_us:
         raise InvalidInput(
             "end_time", f"{_shown(request.end_time)} is not after start_time, {_shown(request.start_time)}"
@@ -49,14 +50,15 @@ def range_of(request: _RangeRequest, *, most_days: int) -> Range:
     return Range(selection, from_us, to_us)
 
 
-def page_rows_of(request: ListReadingsRequest) -> int:
+def page_rows_of(request: ListReadingsRequest | ListGapsRequest) -> int:
     """Return how many readings a page may have; raises InvalidInput."""
     if not 0 <= request.page_size <= PAGE_ROWS_MOST:
         raise InvalidInput("page_size", f"{request.page_size} is not between 0 and {PAGE_ROWS_MOST}")
     return request.page_size or PAGE_ROWS_DEFAULT
 
 
-def _well_id(text: str) -> UUID | None:
+def well_id_of(text: str) -> UUID | None:
+    """Return the well that a field names; None where it is empty. Raises InvalidInput."""
     if not text:
         return None
     try:
@@ -65,16 +67,34 @@ def _well_id(text: str) -> UUID | None:
         raise InvalidInput("well_id", f"{text[:80]!r} is not a UUID") from exc
 
 
-def _moment(field: str, moment: Timestamp | None) -> int:
-    """Microseconds since 1970; what is finer is cut off."""
+def moment_of(field: str, moment: Timestamp | None) -> int | None:
+    """Return microseconds since 1970, what is finer is cut off; None for None. Raises InvalidInput."""
     if moment is None:
-        raise InvalidInput(field, "is required")
+        return None
     if not (_SECONDS_LEAST <= moment.seconds <= _SECONDS_MOST and 0 <= moment.nanos < 1_000_000_000):
         raise InvalidInput(
             field,
             f"{moment.seconds} seconds and {moment.nanos} nanoseconds are not between the years 1 and 9999",
         )
     return moment.seconds * 1_000_000 + moment.nanos // 1_000
+
+
+def is_stored_time(us: int) -> bool:
+    """Tell whether a timestamptz of the years from 1 on can be so many microseconds after 1970."""
+    return _SECONDS_LEAST * 1_000_000 <= us < 2**63
+
+
+def timestamp_of(us: int) -> Timestamp:
+    """Return microseconds since 1970 as the API has them."""
+    seconds, rest_us = divmod(us, 1_000_000)
+    return Timestamp(seconds=seconds, nanos=rest_us * 1_000)
+
+
+def _required(field: str, moment: Timestamp | None) -> int:
+    us = moment_of(field, moment)
+    if us is None:
+        raise InvalidInput(field, "is required")
+    return us
 
 
 def _shown(moment: Timestamp) -> str:

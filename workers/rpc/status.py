@@ -50,6 +50,8 @@ _API_NAMES = {
     "limit": "page_size",
     "after": "page_token",
     "cursor": "page_token",
+    "before": "page_token",
+    "since": "since_time",
 }
 # What says: not you, or not now; it is no answer to the request itself.
 _NOT_LET_IN = frozenset(
@@ -63,11 +65,15 @@ _NOT_LET_IN = frozenset(
 
 
 class Refusal(Exception):
-    """A call is refused for a reason that the error tree does not know: who asks, or how much at once."""
+    """A call is refused for a reason that the error tree does not know: who asks, or how much at once.
 
-    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+    `asked` is what the caller said and is not told again, for the log.
+    """
+
+    def __init__(self, code: grpc.StatusCode, message: str, *, asked: str = "") -> None:
         super().__init__(message)
         self.code = code
+        self.asked = asked
 
 
 @dataclass(slots=True)
@@ -76,6 +82,7 @@ class Call:
 
     method: str
     request_id: str
+    peer: str
     tenant: str = ""
     rows: int = 0
 
@@ -83,7 +90,7 @@ class Call:
 @asynccontextmanager
 async def answered(context: grpc.aio.ServicerContext[Any, Any], method: str) -> AsyncIterator[Call]:
     """Run the body as the answer to a call; an error in it becomes the call's status."""
-    call = Call(method, _request_id(context))
+    call = Call(method, _request_id(context), str(context.peer()))
     trailing = ((REQUEST_ID, call.request_id),)
     context.set_trailing_metadata(trailing)
     started_s = time.monotonic()
@@ -119,7 +126,10 @@ def _status(exc: Exception, call: Call) -> Status:
             log.debug("a request does not fit", error=str(exc), **where)
             return _field_violation(code, exc)
         case Refusal():
-            log.warning("a call is refused", code=exc.code.name, error=str(exc), **where)
+            asked = {"asked": exc.asked} if exc.asked else {}
+            log.warning(
+                "a call is refused", code=exc.code.name, error=str(exc), peer=call.peer, **asked, **where
+            )
             return _plain(exc.code, str(exc))
         case DatabaseUnavailable() | DatabaseNotMigrated():
             log.warning("the tenant's database cannot answer", error=str(exc), **where)

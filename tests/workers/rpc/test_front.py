@@ -6,6 +6,7 @@ import asyncio
 import signal
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from engine.metrics import ProcessState
 from scada.v1 import readings_pb2 as pb
+from scada.v1.readings_pb2_grpc import ReadingServiceStub
 from tests.end_to_end.engine_process import until
 from tests.servers.cutting_proxy import CuttingProxy
 from tests.servers.databases import MasterAndTenant, Server, migrated_master_and_tenant
@@ -114,6 +116,12 @@ def test_health_knows_the_service_and_reflection_lists_it(front: RunningFront) -
     assert {SERVICE, "grpc.health.v1.Health"} <= set(database.get_services())
     methods = DescriptorPool(database).FindServiceByName(SERVICE).methods
     assert [method.name for method in methods] == ["StreamReadings", "ListReadings", "GetLatestReadings"]
+    for other, method in (
+        ("scada.v1.GapService", "ListGaps"),
+        ("scada.v1.QuarantineService", "DropQuarantined"),
+    ):
+        assert front.health(other) == "SERVING"
+        assert method in DescriptorPool(database).FindServiceByName(other).methods_by_name
 
 
 def test_health_waits_for_the_master_database(one_tenant: MasterAndTenant, tmp_path: Path) -> None:
@@ -198,6 +206,38 @@ def test_one_tenant_cannot_take_all_calls(front: RunningFront, world: World) -> 
         zenith = (("x-tenant", "zenith"),)
         assert not front.stub.GetLatestReadings(LATEST, metadata=zenith, timeout=10).readings
     assert all(call.result(30).readings for call in held)
+
+
+def test_a_flood_of_calls_is_refused_beyond_a_bound_and_the_front_goes_on(
+    front: RunningFront, world: World
+) -> None:
+    """Over several connections: what is beyond the tenant's share, or the front's, is refused at once, never queued."""
+    channels = [
+        grpc.insecure_channel(front.address, options=[("grpc.use_local_subchannel_pool", 1)])
+        for _ in range(6)
+    ]
+    stubs: list[Any] = [ReadingServiceStub(channel) for channel in channels]  # type: ignore[no-untyped-call]
+    with psycopg.connect(world.databases.tenant_dsn) as holder:
+        holder.execute("lock table tag_mappings in access exclusive mode")
+        calls = [
+            stub.GetLatestReadings.future(LATEST, metadata=ACME, timeout=60)
+            for stub in stubs
+            for _ in range(90)
+        ]
+        until("those beyond the bound are refused", lambda: sum(call.done() for call in calls) >= 508)
+        codes = Counter(call.code() for call in calls if call.done())
+        assert set(codes) == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert all(call.result(30).readings for call in calls if call.code() is grpc.StatusCode.OK)
+    assert front.health() == "SERVING"
+    for channel in channels:
+        channel.close()
+
+
+def test_metadata_that_is_too_large_is_refused(front: RunningFront) -> None:
+    with pytest.raises(grpc.RpcError) as raised:
+        front.stub.GetLatestReadings(LATEST, metadata=(*ACME, ("x-many", "x" * (1 << 16))), timeout=30)
+    assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert front.health() == "SERVING"
 
 
 def test_term_ends_a_quiet_front_at_once_in_spite_of_health_watchers(

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import grpc
 import numpy as np
+import orjson
 import psycopg
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -213,6 +214,20 @@ def test_a_disabled_tenant_is_refused_like_one_that_never_was(front: RunningFron
     }
     assert {code for code, _, _ in answers} == {grpc.StatusCode.PERMISSION_DENIED}
     assert len(answers) == 1
+
+
+def test_who_asks_for_a_tenant_that_is_not_theirs_is_written_down(front: RunningFront) -> None:
+    """The answer says nothing; the log says when, from where, for whom and under which request id."""
+    asked = (("x-tenant", "closed"), ("x-request-id", "who-was-it"))
+    code, _, said = refusal(
+        lambda: front.stub.GetLatestReadings(pb.GetLatestReadingsRequest(), metadata=asked, timeout=30)
+    )
+    assert code is grpc.StatusCode.PERMISSION_DENIED
+    assert "closed" not in said
+    (line,) = (orjson.loads(line) for line in front.log.read_text().splitlines() if "who-was-it" in line)
+    assert (line["level"], line["code"], line["asked"]) == ("warning", "PERMISSION_DENIED", "tenant closed")
+    assert "127.0.0.1" in line["peer"]
+    assert line["timestamp"]
 
 
 def test_a_tenant_does_not_see_the_wells_of_another(front: RunningFront, world: World) -> None:
