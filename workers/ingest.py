@@ -9,21 +9,23 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
 
-from engine import catalog
-from engine.database import connect
+from engine.database_pool import DatabasePool
 from engine.errors import ScadaError
 from engine.metrics import ProcessState
 from workers.child import EXIT_FAILED
+from workers.master_database import MasterDatabase
 from workers.sharding import shard_of
 from workers.tenant import TenantRunner
 
 if TYPE_CHECKING:
+    from engine import catalog
     from engine.metrics import MetricsPage, ShardSlots
     from engine.settings import Settings
 
@@ -33,7 +35,11 @@ _APPLICATION = "scada-engine ingest"
 _BEAT_S = 0.5
 _RETRY_FIRST_S = 0.5
 # Kept of the supervisor's deadline for closing and leaving, so that we stop by ourselves before it kills us.
-_LEAVE_S = 1.0
+_LEAVE_S = 1.5
+# Of that, for what a tenant may take beyond its deadline: its last readings into the journal, and closing it.
+_CLOSE_S = 0.8
+_CANCEL_S = 0.4
+_JOURNAL_THREADS = 4
 
 
 class Worker:
@@ -47,6 +53,12 @@ class Worker:
         self._running: dict[str, tuple[TenantRunner, asyncio.Task[None]]] = {}
         self._stopping = asyncio.Event()
         self._becoming_ready: asyncio.Task[None] | None = None
+        self._databases = DatabasePool(
+            settings.database_connections, retry_most_s=settings.database_retry_most_s
+        )
+        self._master = MasterDatabase(settings, self._databases, _APPLICATION)
+        # Of all tenants: one that waits for its disk must not hold up the others.
+        self._threads = ThreadPoolExecutor(_JOURNAL_THREADS, thread_name_prefix="journal")
 
     def stop(self) -> None:
         """Ask `run` to drain every tenant and return."""
@@ -54,15 +66,20 @@ class Worker:
         self._stopping.set()
 
     async def run(self) -> int:
-        """Run until `stop`; return the number of tenants that could not be drained in time."""
+        """Run until `stop`; return the number of tenants that did not stop in time."""
         beating = asyncio.create_task(self._beat())
         try:
             await self._follow_tenants()
-            return await self._stop_tenants(list(self._running), self._settings.stop_deadline_s - _LEAVE_S)
+            deadline_s = max(0.0, self._settings.stop_deadline_s - _LEAVE_S)
+            return await self._stop_tenants(list(self._running), deadline_s)
         finally:
             beating.cancel()
             if self._becoming_ready is not None:
                 self._becoming_ready.cancel()
+            await self._master.close()
+            await self._databases.close()
+            # Who waits for a disk that hangs is not waited for.
+            self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _beat(self) -> None:
         while True:
@@ -90,15 +107,20 @@ class Worker:
                     await self._stopping.wait()
 
     async def _apply_tenants(self) -> None:
-        """Start the tenants that are new here, stop those that left, and start again those whose DSN changed."""
-        async with await connect(self._settings.database_url, application=_APPLICATION) as master:
-            tenants = await catalog.list_tenants(master, self._settings)
+        """Start the tenants that are new here, stop those that left, and start again those that changed.
+
+        One whose database has only a new login goes on with it.
+        """
         wanted = {
-            tenant.slug: tenant for tenant in tenants if shard_of(tenant.slug, self._shards) == self._shard
+            tenant.slug: tenant
+            for tenant in await self._master.tenants()
+            if shard_of(tenant.slug, self._shards) == self._shard
         }
         self._collect_failed()
         leaving = [
-            slug for slug, (runner, task) in self._running.items() if wanted.get(slug) != runner.tenant
+            slug
+            for slug, (runner, _) in self._running.items()
+            if slug not in wanted or not runner.goes_on_as(wanted[slug])
         ]
         await self._stop_tenants(leaving, self._settings.stop_deadline_s)
         fresh = [self._start(tenant) for slug, tenant in wanted.items() if slug not in self._running]
@@ -116,8 +138,9 @@ class Worker:
 
     def _collect_failed(self) -> None:
         """Let go of tenants whose runner ended by a defect of ours; the next list starts them again."""
-        for slug, (_, task) in list(self._running.items()):
-            if task.done():
+        for slug, (runner, task) in list(self._running.items()):
+            # A tenant that was taken over by another process stays down, until its row in the master changes.
+            if task.done() and not runner.taken_over:
                 del self._running[slug]
                 log.error("a tenant stopped in a way nobody foresaw", tenant=slug, exc_info=task.exception())
 
@@ -128,22 +151,28 @@ class Worker:
         except ScadaError as exc:
             log.error("a tenant is left out", tenant=tenant.slug, error=str(exc))
             return None
-        runner = TenantRunner(tenant, settings=self._settings, counters=counters)
+        runner = TenantRunner(
+            tenant,
+            settings=self._settings,
+            counters=counters,
+            databases=self._databases,
+            threads=self._threads,
+        )
         self._running[tenant.slug] = (runner, asyncio.create_task(runner.run(), name=f"tenant {tenant.slug}"))
         return runner
 
     async def _stop_tenants(self, slugs: list[str], deadline_s: float) -> int:
         leaving = [self._running.pop(slug) for slug in slugs]
         for runner, _ in leaving:
-            runner.stop()
+            runner.stop(deadline_s)
         if not leaving:
             return 0
         tasks = [task for _, task in leaving]
-        _, late = await asyncio.wait(tasks, timeout=deadline_s)
+        _, late = await asyncio.wait(tasks, timeout=deadline_s + _CLOSE_S)
         for task in late:
             task.cancel()
         if late:
-            await asyncio.wait(late, timeout=_LEAVE_S)
+            await asyncio.wait(late, timeout=_CANCEL_S)
         return len(late)
 
 
@@ -153,7 +182,7 @@ async def _serve(settings: Settings, page: MetricsPage, shard: int) -> int:
     loop.add_signal_handler(signal.SIGTERM, worker.stop)
     late = await worker.run()
     if late:
-        log.error("some tenants could not be drained before the deadline", tenants=late)
+        log.error("some tenants did not stop before the deadline", tenants=late)
     return EXIT_FAILED if late else 0
 
 

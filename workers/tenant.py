@@ -1,7 +1,11 @@
-"""One tenant inside an ingest worker: its pipeline, its OPC UA connections, and the catalog they follow.
+"""One tenant inside an ingest worker: its stream, its OPC UA connections, and the catalog they follow.
+
+    journal, claim, accounting (workers.tenant_stream) --> pipeline --> connections, as the catalog says
 
 A tenant's failure stays here: a database that is down or not migrated, a server that refuses, a broken connection row
-are named in the log, in `last_error` and in the metrics, and tried again; no other tenant notices.
+are named in the log, in `last_error` and in the metrics, and tried again; no other tenant notices. A journal whose disk
+fails for good ends this life of the tenant: what was not durable is dropped, nobody has acknowledged it, and the next
+life begins as after a crash. Only a stream that another process has taken over ends the tenant in this process.
 """
 
 from __future__ import annotations
@@ -9,76 +13,93 @@ from __future__ import annotations
 import asyncio
 import random
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import structlog
 
 from engine import catalog
 from engine.continuity import NEVER_US
-from engine.database import connect
-from engine.errors import DatabaseError, ScadaError
-from engine.metrics import Gauge, MissingReason, TenantSlots
-from engine.pipeline import TenantPipeline
+from engine.database import is_same_database
+from engine.errors import DatabaseError, JournalUnavailable, ScadaError, StreamTakenOver
+from engine.journal.memory import MemoryJournal
+from engine.metrics import Gauge, TenantSlots
 from engine.store import Store
-from workers.opcua.monitoring.outcome import NOT_MISSING
+from workers.opcua.remembered import Remembered
 from workers.opcua.security.pki import Pki
 from workers.opcua.session import Connector
 from workers.opcua.sink import ConnectionReport
+from workers.tenant_reports import Reports
+from workers.tenant_stream import Stream, StreamOpener, journal_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
+    from concurrent.futures import Executor
     from uuid import UUID
 
+    import numpy as np
     from numpy.typing import NDArray
-    from psycopg import AsyncConnection
 
+    from engine.database_pool import DatabasePool
+    from engine.pipeline import TenantPipeline
     from engine.settings import Settings
-    from workers.opcua.monitoring.outcome import Monitoring
     from workers.opcua.sink import Message
 
 log = structlog.get_logger(__name__)
 
 _APPLICATION = "scada-engine ingest"
 _RETRY_FIRST_S = 0.5
-# So many tags' states a statement, that the event loop turns in between.
-_TAG_STATES = 5_000
 # What closing a session politely may take before the socket is simply closed.
 _CONNECTION_STOP_S = 5.0
+# What the journal may take beyond the deadline of a stop: milliseconds, unless its disk hangs.
+_JOURNAL_STOP_S = 0.4
 
 
 class TenantRunner:
     """Runs one tenant until `stop`; create it and `run` it inside the worker's event loop."""
 
-    def __init__(self, tenant: catalog.Tenant, *, settings: Settings, counters: TenantSlots) -> None:
+    def __init__(
+        self,
+        tenant: catalog.Tenant,
+        *,
+        settings: Settings,
+        counters: TenantSlots,
+        databases: DatabasePool,
+        threads: Executor,
+    ) -> None:
+        """`threads` are the journals' of all tenants."""
         self.tenant = tenant
         # Set after the first attempt to load the catalog, whether it worked or not: the worker is then ready.
         self.attempted = asyncio.Event()
+        # Another process owns the stream: this one must leave it alone from then on.
+        self.taken_over = False
         self._settings = settings
         self._counters = counters
-        self._store = Store(tenant.dsn, _APPLICATION)
-        self._pipeline = TenantPipeline(store=self._store, counters=counters, settings=settings)
+        self._database = databases.database(tenant.dsn, _APPLICATION)
+        self._store = Store(self._database, ahead_most_s=settings.reading_ahead_most_s)
+        self._threads = threads
+        self._stream: Stream | None = None
         self._running: dict[UUID, tuple[catalog.Connection, asyncio.Task[None]]] = {}
+        self._connectors: dict[UUID, Connector] = {}
         self._known = catalog.KnownConnections()
-        self._reports: dict[UUID, ConnectionReport] = {}
-        self._unrecorded: dict[UUID, ConnectionReport] = {}
-        self._reported = asyncio.Event()
+        self._reports = Reports(self._database, counters, settings.database_retry_most_s)
         self._stopping = asyncio.Event()
+        self._stop_by_s: float | None = None
 
     # The Sink that a Connector writes to.
 
-    # Until the pipeline journals: what is in the ring counts as durable.
-    accepting = True
+    @property
+    def accepting(self) -> bool:
+        """False while the journal takes nothing."""
+        return self._pipeline.accepting
 
-    def on_accepting(self, call: Callable[[], None]) -> Callable[[], None]:  # noqa: ARG002
-        """Never change."""
-        return lambda: None
+    def on_accepting(self, call: Callable[[], None]) -> Callable[[], None]:
+        """Have `call` called each time that `accepting` has changed."""
+        return self._pipeline.on_accepting(call)
 
     def stored(self, rows: int, message: Message | None = None) -> None:
         """Pass on rows that were decoded into the ring."""
-        self._pipeline.stored(rows)
-        if message is not None:
-            message.durable(message.position)
+        self._pipeline.stored(rows, message)
 
     async def wait_for_space(self) -> None:
         """Wait until the ring has room again."""
@@ -86,35 +107,111 @@ class TenantRunner:
 
     def report(self, report: ConnectionReport) -> None:
         """Take the news of a connection: into the gauges now, into the catalog soon."""
-        if report.connection_id not in self._running:
-            return
-        self._reports[report.connection_id] = report
-        self._unrecorded[report.connection_id] = report
-        self._reported.set()
-        self._set_gauges()
+        self._reports.take(report)
 
     async def run(self) -> None:
-        """Run until `stop`; then close the connections, write what is in flight, and return."""
+        """Run until `stop`; then close the connections, store what is in flight, and return."""
         structlog.contextvars.bind_contextvars(tenant=self.tenant.slug)
         try:
-            async with asyncio.TaskGroup() as tasks:
-                flushing = tasks.create_task(self._pipeline.run())
-                recording = tasks.create_task(self._record_reports())
-                await self._follow_catalog(tasks)
-                await self._close_connections(list(self._running))
-                recording.cancel()
-                self._pipeline.drain()
-                await flushing
+            while not self._stopping.is_set() and not self.taken_over:
+                await self._live()
         finally:
             self.attempted.set()
-            if rows := self._pipeline.abandon():
-                log.error("readings were not stored: the worker had to stop first", rows=rows)
             self._counters.set_active(False)
-            await self._store.close()
+            await self._database.close()
 
-    def stop(self) -> None:
-        """Ask `run` to finish: stop publishing, drain, flush."""
+    def goes_on_as(self, tenant: catalog.Tenant) -> bool:
+        """Follow the tenant's row in the master where that needs no restart: a new login to the same database.
+
+        Returns False when the tenant has to be started again.
+        """
+        if tenant == self.tenant:
+            return True
+        if tenant != replace(self.tenant, dsn=tenant.dsn) or not is_same_database(
+            tenant.dsn, self.tenant.dsn
+        ):
+            return False
+        log.info("the tenant's database has a new login", tenant=tenant.slug)
+        self.tenant = tenant
+        self._database.renew(tenant.dsn)
+        return True
+
+    def stop(self, deadline_s: float | None = None) -> None:
+        """Ask `run` to finish: stop publishing, journal everything, and commit for so long at most."""
+        if deadline_s is not None:
+            self._stop_by_s = asyncio.get_running_loop().time() + deadline_s
         self._stopping.set()
+
+    @property
+    def _pipeline(self) -> TenantPipeline:
+        assert self._stream is not None, "connections live within a stream"
+        return self._stream.pipeline
+
+    async def _live(self) -> None:
+        """Take over the stream and run until `stop`, or until the journal fails."""
+        self._stream = await StreamOpener(
+            self.tenant,
+            store=self._store,
+            counters=self._counters,
+            settings=self._settings,
+            threads=self._threads,
+            stopping=self._stopping,
+            tried=self.attempted.set,
+        ).open()
+        if self._stream is None:
+            return
+        failed = True
+        try:
+            await self._work()
+            failed = False
+        except* StreamTakenOver as exc:
+            self.taken_over = True
+            log.error("the tenant stops here: another process has its stream", error=said(exc))
+        except* JournalUnavailable as exc:
+            log.error("the tenant begins again: its journal failed", error=said(exc))
+        finally:
+            self._running.clear()
+            self._connectors.clear()
+            self._reports.clear()
+            journal, pipeline = self._stream.journal, self._stream.pipeline
+            stays = not isinstance(journal, MemoryJournal)
+            ends = self._stopping.is_set() or self.taken_over
+            if ends and (rows := pipeline.abandon(journal_stays=stays)):
+                log.error("readings were not kept: the worker had to stop first", rows=rows)
+            await journal.close()
+        if failed:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_RETRY_FIRST_S):
+                    await self._stopping.wait()
+
+    async def _work(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            flowing = tasks.create_task(self._pipeline.run())
+            recording = tasks.create_task(self._reports.record())
+            await self._follow_catalog(tasks)
+            await self._close_connections(list(self._running), keep=True)
+            recording.cancel()
+            await self._drain(flowing)
+
+    async def _drain(self, flowing: asyncio.Task[None]) -> None:
+        """Let everything become durable, and be committed as far as there is time: the journal has the rest."""
+        pipeline = self._pipeline
+        pipeline.drain()
+        remaining_s = None
+        if self._stop_by_s is not None:
+            remaining_s = max(0.0, self._stop_by_s - asyncio.get_running_loop().time())
+        await asyncio.wait({flowing}, timeout=remaining_s)
+        if flowing.done():
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_JOURNAL_STOP_S):
+                await pipeline.wait_journaled()
+        flowing.cancel()
+        await asyncio.wait({flowing})
+        log.info(
+            "readings stay in the journal for the next start: the database did not take them in time",
+            rows=pipeline.journaled_rows,
+        )
 
     async def _follow_catalog(self, tasks: asyncio.TaskGroup) -> None:
         failures = 0
@@ -142,7 +239,7 @@ class TenantRunner:
     async def _apply_catalog(self, tasks: asyncio.TaskGroup) -> None:
         """Start what is new, stop what is gone, and start again only what has changed."""
         await self._store.check()
-        async with await connect(self.tenant.dsn, application=_APPLICATION) as database:
+        async with self._database.connection() as database:
             wanted = {
                 connection.id: connection
                 for connection in await catalog.load_connections(
@@ -153,8 +250,8 @@ class TenantRunner:
         await self._close_connections(stale)
         for key, connection in wanted.items():
             if key not in self._running:
+                self._reports.expect(connection)
                 self._running[key] = (connection, tasks.create_task(self._connect(connection)))
-        self._set_gauges()
 
     async def _connect(self, connection: catalog.Connection) -> None:
         structlog.contextvars.bind_contextvars(tenant=self.tenant.slug, connection=connection.name)
@@ -171,7 +268,9 @@ class TenantRunner:
             pki=Pki.of(self._settings.opcua, self.tenant.slug),
             continuity=self._pipeline.continuity,
             learn=self._pipeline.enumerations.learn,
+            remembered=self._remembered(connection),
         )
+        self._connectors[connection.id] = connector
         while True:
             try:
                 await connector.run()
@@ -200,7 +299,7 @@ class TenantRunner:
         deadline_s = asyncio.get_running_loop().time() + self._settings.database_retry_most_s
         while True:
             try:
-                newest = await self._store.newest(tag_ids[unknown])
+                newest = await self._pipeline.newest(tag_ids[unknown])
             except DatabaseError as exc:
                 if asyncio.get_running_loop().time() > deadline_s:
                     log.warning(
@@ -212,98 +311,43 @@ class TenantRunner:
                 continuity.know(slots[unknown], newest)
                 return
 
-    async def _close_connections(self, keys: list[UUID]) -> None:
-        closing = [self._running.pop(key)[1] for key in keys]
+    def _remembered(self, connection: catalog.Connection) -> Remembered | None:
+        """Return where the session is remembered; nowhere where the journal does not outlive this process, either."""
+        assert self._stream is not None
+        journal = self._stream.journal
+        if isinstance(journal, MemoryJournal):
+            return None
+        return Remembered(
+            journal_folder(self._settings, self.tenant.slug) / "sessions",
+            connection,
+            {
+                (position.connection_id, position.subscription_id): position.sequence_number
+                for position in journal.recovered.positions
+            },
+        )
+
+    async def _close_connections(self, keys: list[UUID], *, keep: bool = False) -> None:
+        """Close these connections; with `keep` their sessions stay on the servers, for the next start."""
+        closing = []
         for key in keys:
-            self._reports.pop(key, None)
-            self._unrecorded.pop(key, None)
+            connection, task = self._running.pop(key)
+            connector = self._connectors.pop(key, None)
+            if not keep and connector is not None:
+                connector.discard()
+            elif not keep and (remembered := self._remembered(connection)) is not None:
+                remembered.forget()
+            closing.append(task)
+            self._reports.forget(key)
         for task in closing:
             task.cancel()
         if closing:
             _, late = await asyncio.wait(closing, timeout=_CONNECTION_STOP_S)
             if late:
                 log.warning("connections did not close in time", connections=len(late))
-        self._set_gauges()
-
-    def _set_gauges(self) -> None:
-        reports = self._reports.values()
-        self._counters.set(Gauge.WANTED_CONNECTIONS, len(self._running))
-        self._counters.set(Gauge.ACTIVE_CONNECTIONS, sum(report.connected for report in reports))
-        self._counters.set(
-            Gauge.WANTED_ITEMS, sum(len(running.tags) for running, _ in self._running.values())
-        )
-        self._counters.set(Gauge.MONITORED_ITEMS, sum(report.monitored for report in reports))
-        missing = dict.fromkeys(MissingReason, 0)
-        for key, (connection, _) in self._running.items():
-            report = self._reports.get(key)
-            if report is None or not report.connected:
-                missing[MissingReason.NOT_CONNECTED] += len(connection.tags)
-                continue
-            for reason, tags in report.missing.items():
-                missing[reason] += tags
-        for reason, tags in missing.items():
-            self._counters.set_missing(reason, tags)
-
-    async def _record_reports(self) -> None:
-        """Write the newest report of each connection into the catalog: how it is doing, and how its tags are read."""
-        while True:
-            await self._reported.wait()
-            self._reported.clear()
-            taken, self._unrecorded = self._unrecorded, {}
-            try:
-                async with await connect(
-                    self.tenant.dsn, application=_APPLICATION, autocommit=True
-                ) as database:
-                    for report in taken.values():
-                        await self._record(database, report)
-            except ScadaError as exc:
-                log.warning("the state of connections could not be recorded; trying again", error=str(exc))
-                self._unrecorded = taken | self._unrecorded
-                self._reported.set()
-                await asyncio.sleep(self._settings.database_retry_most_s)
-
-    async def _record(self, database: AsyncConnection, report: ConnectionReport) -> None:
-        await catalog.record_connection(
-            database,
-            report.connection_id,
-            connected=report.connected,
-            error=report.error,
-            active=_active(report),
-        )
-        running = self._running.get(report.connection_id)
-        if report.monitoring is not None and running is not None:
-            await _record_tags(database, running[0].tags.tag_id, report.monitoring)
 
 
-def _active(report: ConnectionReport) -> catalog.ActiveConnection | None:
-    if report.active is None:
-        return None
-    return catalog.ActiveConnection(
-        endpoint_url=report.active.url,
-        security_mode=report.active.mode,
-        security_policy=report.active.policy,
-        monitored=report.monitored,
-        # Of several subscriptions what is the least: that is what an operator has to know.
-        revised_publishing_interval_ms=_least([made.publishing_interval_s for made in report.revised]),
-        revised_lifetime_ms=_least([made.lifetime_s for made in report.revised]),
+def said(group: BaseExceptionGroup[BaseException]) -> str:
+    """Return what the errors of a group say."""
+    return "; ".join(
+        said(each) if isinstance(each, BaseExceptionGroup) else str(each) for each in group.exceptions
     )
-
-
-def _least(seconds: Sequence[float]) -> float | None:
-    return min(seconds) * 1_000 if seconds else None
-
-
-async def _record_tags(database: AsyncConnection, tag_ids: NDArray[np.int32], monitoring: Monitoring) -> None:
-    reasons = [reason.label for reason in MissingReason]
-    for first in range(0, len(tag_ids), _TAG_STATES):
-        part = slice(first, first + _TAG_STATES)
-        subscribed = monitoring.item_id[part] != 0
-        await catalog.record_tag_states(
-            database,
-            tag_ids[part],
-            monitored=monitoring.reason[part] == NOT_MISSING,
-            reason=monitoring.reason[part],
-            reasons=reasons,
-            sampling_ms=np.where(subscribed, monitoring.sampling_ms[part], np.nan),
-            queue_size=np.where(subscribed, monitoring.queue_size[part], 0).astype(np.uint32),
-        )

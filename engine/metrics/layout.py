@@ -8,12 +8,14 @@ In 8-byte words of the machine's byte order:
     blocks      one a process: ingest shards 0 .. n-1, the aggregator, the fronts, REST; each 4096 + 1024 * 2048 bytes
       process   word 0 state, 1 pid, 2 heartbeat in us of CLOCK_MONOTONIC, 3 start in us since 1970, 4 tenants in use
       tenants   from byte 4096 of the block, 2048 bytes each: word 0 sequence, 1 active, 2 bytes of the slug,
-                3-10 slug (UTF-8), 11-13 settled (see below), 16-47 counters, 48-55 drops by reason, 56-71 gauges (float64),
-                72-87 batches by rows, 88 sum of rows (float64), 89-104 writes by seconds, 105 sum of seconds (float64),
-                106-121 missing tags by reason, 128-143 journal syncs by seconds, 144 their sum (float64)
+                3-10 slug (UTF-8), 11-13 settled (see below), 16-47 counters, 48-55 drops by reason,
+                56-71 gauges (float64), 72-87 batches by rows, 88 sum of rows (float64),
+                89-104 writes by seconds, 105 sum of seconds (float64), 106-121 missing tags by reason,
+                128-143 journal syncs by seconds, 144 their sum (float64)
 
-Settled: the low half of the stream's UUID, and how many of its readings were committed and quarantined, by the
-database, when the counters were last brought up to it. A successor counts from there.
+Settled: the low half of the UUID of the tenant's stream, and what is to be added (modulo 2^64) to the stream's totals
+in the database to have the counters COMMITTED and QUARANTINED. They do not change with a commit, so that a successor
+knows what of the totals was counted, whenever its predecessor died.
 """
 
 from __future__ import annotations

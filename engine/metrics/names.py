@@ -44,8 +44,11 @@ class DropReason(IntEnum):
 
     UNKNOWN_HANDLE = 0
     WORKER_KILLED = 1
-    STOPPED = 2  # with durability memory: a stop's deadline passed before the database took them
+    STOPPED = (
+        2  # a stop's deadline passed: before the journal had them, or with durability memory the database
+    )
     REPEATED = 3  # a server told again, after a new subscription or a poll, what is stored already
+    JOURNAL_LOST = 4  # the journal lost frames: each place is a gap of all tags
 
     @property
     def label(self) -> str:
@@ -196,8 +199,8 @@ COUNTERS = {
 DROPPED = Described(
     "scada_readings_dropped_total",
     "Readings received but not stored. unknown_handle: sent for a tag that was not asked for; worker_killed: in the"
-    " memory of a worker that died; stopped: not stored before the deadline of a stop; repeated: told again by a"
-    " server, and stored already.",
+    " memory of a worker that died, and not acknowledged; stopped: not kept before the deadline of a stop; repeated:"
+    " told again by a server, and stored already; journal_lost: in frames that the journal has lost.",
 )
 GAUGES = {
     Gauge.ACTIVE_CONNECTIONS: Described(
@@ -244,7 +247,8 @@ UNMONITORED = Described(
 )
 ACCOUNTING_DIFFERENCE = Described(
     "scada_accounting_difference",
-    "received - ingested - quarantined - dropped - in flight. Anything but 0 means that readings were lost or counted twice.",
+    "received - ingested - quarantined - dropped - in flight. Anything but 0 means that readings were lost or counted"
+    " twice.",
 )
 BATCH_SIZE = Described("scada_batch_size", "Rows in each batch that was committed, all tenants together.")
 WRITE_LATENCY = Described(

@@ -15,14 +15,15 @@ Invariants:
   nobody else stores there.
 - Numbers that belong together are changed inside `TenantSlots.together()`, which makes the tenant's sequence odd
   meanwhile; a snapshot copies a tenant again while its sequence is odd or has moved. x86 keeps the order of stores, ARM
-  may not: a reader who finds that received != committed + dropped + in flight looks again before believing it. When
-  nothing is being stored, every look is exact.
+  may not: a reader who finds that received != committed + quarantined + dropped + in flight looks again before
+  believing it. When nothing is being stored, every look is exact.
 - Slugs are never taken out and counters never set back, so what a reader sees of them never decreases.
 
-After a worker died: the next one that claims the block sets the gauges to zero and counts whatever had been received
-but neither committed nor dropped as dropped, WORKER_KILLED: it was in the dead worker's memory. So received =
-committed + dropped + in flight holds again. A batch that was committed just before the worker could count it is in
-that figure although it is stored; the figure is an upper bound.
+After a worker died: the next one that claims the block sets the gauges to zero, but for IN_FLIGHT: everything that was
+received and not accounted for is in flight, until the tenant's journal and database have been asked
+(`TenantSlots.settle`). Then what the database took without the dead worker having counted it is committed, what is in
+the journal is in flight, and the rest was in the dead worker's memory: dropped, WORKER_KILLED. Nobody had acknowledged
+it, and servers send it again. So received = committed + quarantined + dropped + in flight holds again, exactly.
 """
 
 from __future__ import annotations

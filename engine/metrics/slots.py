@@ -33,9 +33,14 @@ from engine.metrics.names import (
 
 if TYPE_CHECKING:
     from types import TracebackType
+    from uuid import UUID
 
+_WORD_MASK = 2**64 - 1
+# What lies in the journal of a tenant that rests is still there.
+_OF_THE_JOURNAL = frozenset({Gauge.IN_FLIGHT, Gauge.BACKLOG, Gauge.JOURNAL_BYTES, Gauge.JOURNAL_QUOTA_BYTES})
 # Plain integers: these are used for every message, and looking up a member costs more than the store.
 _COUNTERS, _DROPPED, _GAUGES = int(TenantWord.COUNTERS), int(TenantWord.DROPPED), int(TenantWord.GAUGES)
+_SETTLED = int(TenantWord.SETTLED)
 _BATCH_ROWS, _BATCH_ROWS_SUM = int(TenantWord.BATCH_ROWS), int(TenantWord.BATCH_ROWS_SUM)
 _MISSING = int(TenantWord.MISSING)
 _SYNC_SECONDS, _SYNC_SECONDS_SUM = int(TenantWord.SYNC_SECONDS), int(TenantWord.SYNC_SECONDS_SUM)
@@ -79,11 +84,11 @@ class ShardSlots(ProcessSlots):
         super().__init__(u64, f64, base)
 
     def begin(self) -> None:
-        """Take over from a predecessor: account for what it lost, reset its gauges, find its tenants again."""
+        """Take over from a predecessor: find its tenants again, reset their gauges, say what it held as in flight."""
         for place in range(self._u64[self._base + ProcessWord.TENANTS]):
             at = tenant_word(self._base, place)
             slots = TenantSlots(self._u64, self._f64, at)
-            slots.account_for_killed()
+            slots.take_over()
             self._tenants[read_slug(self._u64, at)] = slots
         super().begin()
 
@@ -181,24 +186,82 @@ class TenantSlots:
             self._u64[self._base] += 1
 
     def set_active(self, active: bool) -> None:
-        """Say whether this shard works for the tenant; False (disabled, or moved away) sets its gauges to zero."""
+        """Say whether this shard works for the tenant; False (disabled, or moved away) sets its gauges to zero.
+
+        Those of what lies in its journal stay.
+        """
         with self:
             self._u64[self._base + TenantWord.ACTIVE] = int(active)
             if not active:
                 for gauge in Gauge:
-                    self.set(gauge, 0.0)
+                    if gauge not in _OF_THE_JOURNAL:
+                        self.set(gauge, 0.0)
                 for reason in MissingReason:
                     self.set_missing(reason, 0)
 
-    def account_for_killed(self) -> int:
-        """Count what a dead predecessor held as dropped, WORKER_KILLED; return how many readings that were."""
+    @property
+    def unsettled(self) -> int:
+        """Readings received and, by these counters, neither committed, quarantined nor dropped."""
+        u64, base = self._u64, self._base
+        settled = u64[base + _COUNTERS + Counter.COMMITTED] + u64[base + _COUNTERS + Counter.QUARANTINED]
+        settled += sum(u64[base + _DROPPED : base + _DROPPED + len(DropReason)])
+        return int(u64[base + _COUNTERS + Counter.RECEIVED] - settled)
+
+    def take_over(self) -> None:
+        """Begin where a dead predecessor ended: what it had in memory or journal is in flight until `settle`."""
         u64, base = self._u64, self._base
         # The predecessor may have died inside `together`, with an odd sequence.
         u64[base] += u64[base] % 2
-        dropped = sum(u64[base + _DROPPED : base + _DROPPED + len(DropReason)])
-        settled = u64[base + _COUNTERS + Counter.COMMITTED] + dropped
-        lost = max(u64[base + _COUNTERS + Counter.RECEIVED] - settled, 0)
         with self:
             self.set_active(False)
-            self.drop(DropReason.WORKER_KILLED, lost)
-        return lost
+            for gauge in Gauge:
+                self.set(gauge, 0.0)
+            self.set(Gauge.IN_FLIGHT, self.unsettled)
+
+    def settle(self, stream: UUID, *, readings: int, quarantined: int, waiting: int) -> int:
+        """Account for what predecessors did with a stream, of which now `waiting` readings are in the journal.
+
+        `readings` and `quarantined` are the stream's totals in the database. What it took since they were last
+        counted is committed. Of all that had been received, what is neither there nor in the journal was in the
+        memory of a worker that died: dropped, and that many are returned. More than had been received were so by
+        another engine, or were committed and lost again by the database: they are received once more.
+        """
+        with self:
+            if self._u64[self._base + _SETTLED] == _low_half(stream):
+                self.committed_up_to(readings, quarantined)
+            self.count_from(stream, readings=readings, quarantined=quarantined)
+            lost = self.unsettled - waiting
+            if lost > 0:
+                self.drop(DropReason.WORKER_KILLED, lost)
+            else:
+                self.count(Counter.RECEIVED, -lost)
+            self.set(Gauge.IN_FLIGHT, waiting)
+        return max(lost, 0)
+
+    def count_from(self, stream: UUID, *, readings: int, quarantined: int) -> None:
+        """Count COMMITTED and QUARANTINED from these totals of the stream on, which are counted already or never."""
+        u64, base = self._u64, self._base
+        # Unknown while the two words change: whoever takes over between them counts from the totals of that moment.
+        u64[base + _SETTLED] = 0
+        u64[base + _SETTLED + 1] = u64[base + _COUNTERS + Counter.COMMITTED] - readings & _WORD_MASK
+        u64[base + _SETTLED + 2] = u64[base + _COUNTERS + Counter.QUARANTINED] - quarantined & _WORD_MASK
+        u64[base + _SETTLED] = _low_half(stream)
+
+    def committed_up_to(self, readings: int, quarantined: int) -> None:
+        """Bring COMMITTED and QUARANTINED up to the stream's totals; totals that went back change nothing.
+
+        Each counter is one store, so that a worker killed between two has counted nothing twice.
+        """
+        u64, base = self._u64, self._base
+        for counter, total, settled in (
+            (Counter.COMMITTED, readings, u64[base + _SETTLED + 1]),
+            (Counter.QUARANTINED, quarantined, u64[base + _SETTLED + 2]),
+        ):
+            now = total + settled & _WORD_MASK
+            # A difference of more than half of the numbers is one below zero.
+            if now - u64[base + _COUNTERS + counter] & _WORD_MASK < 1 << 63:
+                u64[base + _COUNTERS + counter] = now
+
+
+def _low_half(stream: UUID) -> int:
+    return stream.int & _WORD_MASK

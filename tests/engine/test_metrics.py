@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from uuid import UUID
 
 import pytest
 
@@ -33,10 +34,18 @@ from engine.metrics.layout import (
     ProcessWord,
     TenantWord,
 )
-from engine.metrics.names import BATCH_ROWS_BOUNDS, COUNTERS, GAUGES, WRITE_SECONDS_BOUNDS
+from engine.metrics.names import (
+    BATCH_ROWS_BOUNDS,
+    COUNTERS,
+    GAUGES,
+    SYNC_SECONDS_BOUNDS,
+    WRITE_SECONDS_BOUNDS,
+)
 from tests.engine.counting import committed, received
 
 _DEADLINE_S = 20.0
+STREAM = UUID("00000000-0000-4000-8000-000000000007")
+OTHER_STREAM = UUID("00000000-0000-4000-8000-000000000008")
 
 
 @pytest.fixture
@@ -54,7 +63,7 @@ def successor(page: MetricsPage) -> MetricsPage:
 
 def words_of(page: MetricsPage) -> list[int]:
     """Every word of the page up to the end of shard 0's first tenant."""
-    length = 4096 + 4096 + 4096 + 1024
+    length = 4096 + 4096 + 4096 + 2048
     return list(struct.unpack(f"@{length // 8}Q", os.pread(page.fd, length, 0)))
 
 
@@ -91,13 +100,15 @@ def test_the_bytes_are_where_the_layout_says(page: MetricsPage) -> None:
     slots.set(Gauge.DATABASE_UP, 1)
     slots.observe_write(50, 0.3)
     slots.set_missing(MissingReason.UNKNOWN_NODE, 12)
+    slots.observe_sync(0.002)
+    slots.count_from(STREAM, readings=1, quarantined=5)
     page.shard(0).set_state(ProcessState.READY)
     page.process_died(ProcessKind.INGEST, 0, -9)
 
     words = words_of(page)
     assert struct.pack("@Q", words[0]) in (b"SCADAMET", b"SCADAMET"[::-1])
-    assert words[1:6] == [2, 2, 1, 1024, os.fstat(page.fd).st_size]
-    assert os.fstat(page.fd).st_size == 4096 + 4096 + 5 * (4096 + 1024 * 1024)
+    assert words[1:6] == [3, 2, 1, 1024, os.fstat(page.fd).st_size]
+    assert os.fstat(page.fd).st_size == 4096 + 4096 + 5 * (4096 + 1024 * 2048)
     assert words[512:515] == [1, os.getpid(), 2**64 - 9]
     block = words[1024:]
     assert block[:2] == [ProcessState.READY, os.getpid()]
@@ -106,6 +117,7 @@ def test_the_bytes_are_where_the_layout_says(page: MetricsPage) -> None:
     assert tenant[0] % 2 == 0
     assert tenant[1:3] == [1, 4]
     assert struct.pack("@8Q", *tenant[3:11]) == b"acme".ljust(64, b"\0")
+    assert tenant[11:14] == [0x8000_0000_0000_0007, 1, 2**64 - 5]
     assert tenant[16:18] == [7, 2]
     assert tenant[48:51] == [0, 0, 1]
     assert struct.unpack("@6d", struct.pack("@6Q", *tenant[56:62])) == (0, 0, 0, 0, 5, 1)
@@ -114,6 +126,8 @@ def test_the_bytes_are_where_the_layout_says(page: MetricsPage) -> None:
     assert struct.unpack("@d", struct.pack("@Q", tenant[88])) == (50.0,)
     assert struct.unpack("@d", struct.pack("@Q", tenant[105])) == (0.3,)
     assert tenant[106:111] == [0, 0, 0, 12, 0]
+    assert tenant[128 + SYNC_SECONDS_BOUNDS.index(0.0025)] == 1
+    assert struct.unpack("@d", struct.pack("@Q", tenant[144])) == (0.002,)
 
 
 def test_every_number_has_room_in_the_layout() -> None:
@@ -123,7 +137,10 @@ def test_every_number_has_room_in_the_layout() -> None:
     assert TenantWord.BATCH_ROWS + len(BATCH_ROWS_BOUNDS) + 1 <= TenantWord.BATCH_ROWS_SUM
     assert TenantWord.WRITE_SECONDS + len(WRITE_SECONDS_BOUNDS) + 1 <= TenantWord.WRITE_SECONDS_SUM
     assert TenantWord.WRITE_SECONDS_SUM < TenantWord.MISSING
-    assert TenantWord.MISSING + len(MissingReason) <= TENANT_WORDS
+    assert TenantWord.MISSING + len(MissingReason) <= TenantWord.SYNC_SECONDS
+    assert TenantWord.SYNC_SECONDS + len(SYNC_SECONDS_BOUNDS) + 1 <= TenantWord.SYNC_SECONDS_SUM
+    assert TenantWord.SYNC_SECONDS_SUM < TENANT_WORDS
+    assert TenantWord.SETTLED + 3 <= TenantWord.COUNTERS
     assert set(COUNTERS) == set(Counter)
     assert set(GAUGES) == set(Gauge)
 
@@ -155,7 +172,7 @@ def test_a_tenant_that_moved_is_one_tenant_with_the_sum_of_its_shards(page: Metr
     assert tenant.active
     assert tenant.counters[Counter.RECEIVED] == 15
     assert tenant.counters[Counter.COMMITTED] == 10
-    assert tenant.gauges == (0, 0, 0, 0, 5, 1)
+    assert tenant.gauges[: Gauge.BACKLOG] == (0, 0, 0, 0, 5, 1)
     assert tenant.batch_rows.buckets[BATCH_ROWS_BOUNDS.index(10)] == 1
     assert tenant.batch_rows.sum == 10
     assert tenant.accounting_difference == 0
@@ -183,15 +200,16 @@ def test_observations_on_a_bound_belong_to_its_bucket_and_above_the_last_to_one_
 def test_the_next_worker_finds_counters_as_they_were_and_gauges_at_zero(page: MetricsPage) -> None:
     slots = page.shard(0).tenant("acme")
     received(slots, 3, in_flight=3)
-    committed(slots, 3, in_flight=0)
+    committed(slots, 2, in_flight=1)
     for gauge in Gauge:
         slots.set(gauge, 1)
     following = successor(page)
     shard = following.shard(0)
     sample = page.snapshot().tenants["acme"]
     assert not sample.active
-    assert set(sample.gauges) == {0.0}
-    received(shard.tenant("acme"), 1, in_flight=1)
+    assert [gauge for gauge in Gauge if sample.gauges[gauge]] == [Gauge.IN_FLIGHT]
+    assert sample.accounting_difference == 0
+    received(shard.tenant("acme"), 1, in_flight=2)
     sample = page.snapshot().tenants["acme"]
     assert sample.active
     assert sample.counters[Counter.RECEIVED] == 4
@@ -219,7 +237,9 @@ def test_of_a_dead_worker_every_tag_is_not_connected(page: MetricsPage) -> None:
     assert tenant.missing[MissingReason.NOT_CONNECTED] == sum(tenant.missing) == 10
 
 
-def test_what_a_dead_worker_held_is_counted_as_dropped_once(page: MetricsPage) -> None:
+def test_what_a_dead_worker_held_is_in_flight_until_its_journal_was_asked_and_then_dropped_once(
+    page: MetricsPage,
+) -> None:
     slots = page.shard(0).tenant("acme")
     received(slots, 100, in_flight=60)
     slots.drop(DropReason.UNKNOWN_HANDLE, 10)
@@ -228,9 +248,92 @@ def test_what_a_dead_worker_held_is_counted_as_dropped_once(page: MetricsPage) -
         following = successor(page)
         following.shard(0)
         sample = page.snapshot().tenants["acme"]
-        assert sample.dropped == (10, 60, 0, 0)
+        assert sample.gauges[Gauge.IN_FLIGHT] == 60
+        assert sample.dropped == (10, 0, 0, 0, 0)
         assert sample.accounting_difference == 0
         following.close()
+    for _ in range(2):
+        following = successor(page)
+        slots = following.shard(0).tenant("acme")
+        slots.settle(STREAM, readings=1_030, quarantined=7, waiting=45)
+        sample = page.snapshot().tenants["acme"]
+        assert sample.counters[Counter.COMMITTED] == 30
+        assert sample.gauges[Gauge.IN_FLIGHT] == 45
+        assert sample.dropped == (10, 15, 0, 0, 0)
+        assert sample.accounting_difference == 0
+        following.close()
+
+
+def settled(page: MetricsPage, *, readings: int, quarantined: int, waiting: int) -> TenantSample:
+    """What a successor makes of a stream that the database has so much of."""
+    following = successor(page)
+    slots = following.shard(0).tenant("acme")
+    slots.settle(STREAM, readings=readings, quarantined=quarantined, waiting=waiting)
+    sample = page.snapshot().tenants["acme"]
+    assert sample.accounting_difference == 0
+    assert sample.gauges[Gauge.IN_FLIGHT] == waiting
+    following.close()
+    return sample
+
+
+def test_what_the_database_took_uncounted_is_committed_and_not_dropped(page: MetricsPage) -> None:
+    settled(page, readings=1_000, quarantined=50, waiting=0)
+    slots = page.shard(0).tenant("acme")
+    received(slots, 100, in_flight=100)
+    slots.committed_up_to(1_020, 50)
+    sample = settled(page, readings=1_065, quarantined=55, waiting=20)
+    assert sample.counters[Counter.COMMITTED] == 65
+    assert sample.counters[Counter.QUARANTINED] == 5
+    assert sample.dropped[DropReason.WORKER_KILLED] == 10
+    assert sample.counters[Counter.RECEIVED] == 100
+
+
+def test_what_an_engine_before_this_one_left_in_the_journal_counts_as_received(page: MetricsPage) -> None:
+    sample = settled(page, readings=1_000, quarantined=0, waiting=250)
+    assert sample.counters[Counter.RECEIVED] == 250
+    assert sample.counters[Counter.COMMITTED] == 0
+    slots = page.shard(0).tenant("acme")
+    slots.committed_up_to(1_250, 0)
+    slots.set(Gauge.IN_FLIGHT, 0)
+    assert page.snapshot().tenants["acme"].counters[Counter.COMMITTED] == 250
+    assert page.snapshot().tenants["acme"].accounting_difference == 0
+
+
+def test_what_the_database_lost_and_the_journal_still_has_is_received_once_more(page: MetricsPage) -> None:
+    settled(page, readings=0, quarantined=0, waiting=0)
+    slots = page.shard(0).tenant("acme")
+    received(slots, 100, in_flight=100)
+    slots.committed_up_to(100, 0)
+    sample = settled(page, readings=60, quarantined=0, waiting=40)
+    assert sample.counters[Counter.COMMITTED] == 100
+    assert sample.counters[Counter.RECEIVED] == 140
+    slots.committed_up_to(100, 0)
+    assert page.snapshot().tenants["acme"].counters[Counter.COMMITTED] == 140
+
+
+def test_totals_of_another_stream_say_nothing_of_what_was_counted(page: MetricsPage) -> None:
+    settled(page, readings=500, quarantined=0, waiting=0)
+    slots = page.shard(0).tenant("acme")
+    received(slots, 30, in_flight=30)
+    following = successor(page)
+    lost = following.shard(0).tenant("acme").settle(OTHER_STREAM, readings=900, quarantined=3, waiting=0)
+    sample = page.snapshot().tenants["acme"]
+    assert lost == sample.dropped[DropReason.WORKER_KILLED] == 30
+    assert sample.counters[Counter.COMMITTED] == 0
+    assert sample.accounting_difference == 0
+    following.close()
+
+
+def test_a_tenant_that_rests_keeps_what_lies_in_its_journal_in_flight(page: MetricsPage) -> None:
+    slots = page.shard(0).tenant("acme")
+    received(slots, 30, in_flight=30)
+    slots.set(Gauge.DATABASE_UP, 1)
+    slots.set(Gauge.BACKLOG, 30)
+    slots.set_active(False)
+    sample = page.snapshot().tenants["acme"]
+    assert sample.gauges[Gauge.IN_FLIGHT] == sample.gauges[Gauge.BACKLOG] == 30
+    assert sample.gauges[Gauge.DATABASE_UP] == 0
+    assert sample.accounting_difference == 0
 
 
 def test_a_worker_that_died_in_the_middle_of_a_change_does_not_stop_readers(page: MetricsPage) -> None:
@@ -248,7 +351,7 @@ def test_a_worker_that_died_in_the_middle_of_a_change_does_not_stop_readers(page
 def test_claiming_a_block_twice_in_one_process_resets_nothing(page: MetricsPage) -> None:
     received(page.shard(0).tenant("acme"), 5, in_flight=5)
     page.shard(0).tenant("acme").set(Gauge.WANTED_ITEMS, 3)
-    assert page.snapshot().tenants["acme"].dropped == (0, 0, 0, 0)
+    assert page.snapshot().tenants["acme"].dropped == (0, 0, 0, 0, 0)
     assert page.snapshot().tenants["acme"].gauges[Gauge.WANTED_ITEMS] == 3
 
 
@@ -330,10 +433,7 @@ while True:
             assert process.wait() == -signal.SIGKILL
             page.process_died(ProcessKind.INGEST, 0, -signal.SIGKILL)
             seen.append(page.snapshot().tenants["acme"])
-    following = successor(page)
-    following.shard(0)
-    last = page.snapshot().tenants["acme"]
-    following.close()
+    last = settled(page, readings=0, quarantined=0, waiting=0)
     for earlier, later in zip(seen, [*seen[1:], last], strict=True):
         assert all(
             a <= b

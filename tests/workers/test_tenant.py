@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -11,8 +14,9 @@ import pytest
 
 from engine import catalog
 from engine.database import connect
+from engine.database_pool import DatabasePool
 from engine.metrics import Counter, DropReason, Gauge, MetricsPage, MissingReason, TenantSample
-from engine.settings import OpcuaSettings, Settings
+from engine.settings import JournalSettings, OpcuaSettings, Settings
 from tests.servers.databases import MasterAndTenant
 from tests.servers.opcua_server import OpcuaServer
 from tests.servers.open62541 import hold_counters, open62541_server, release_counters
@@ -31,8 +35,11 @@ SETTINGS = Settings(
 class Site:
     """A tenant's database, its runner, and what can be seen of both."""
 
-    def __init__(self, databases: MasterAndTenant, tenant: catalog.Tenant) -> None:
+    def __init__(self, databases: MasterAndTenant, tenant: catalog.Tenant, folder: Path) -> None:
         self.tenant = tenant
+        self.settings = replace(SETTINGS, journal=JournalSettings(folder=str(folder)))
+        self._pool = DatabasePool(4, retry_most_s=0.5)
+        self._threads = ThreadPoolExecutor(2)
         self.page = MetricsPage.create(1)
         self._dsn = databases.tenant_dsn
         self._counters = self.page.shard(0).tenant("acme")
@@ -40,7 +47,13 @@ class Site:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._runner = TenantRunner(self.tenant, settings=SETTINGS, counters=self._counters)
+        self._runner = TenantRunner(
+            self.tenant,
+            settings=self.settings,
+            counters=self._counters,
+            databases=self._pool,
+            threads=self._threads,
+        )
         self._task = asyncio.create_task(self._runner.run())
 
     async def stop(self) -> None:
@@ -48,6 +61,12 @@ class Site:
             self._runner.stop()
             await asyncio.wait_for(self._task, 20)
             self._runner = None
+
+    async def close(self) -> None:
+        await self.stop()
+        await self._pool.close()
+        self._threads.shutdown()
+        self.page.close()
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         with psycopg.connect(self._dsn) as connection:
@@ -82,14 +101,13 @@ def historian() -> Iterator[OpcuaServer]:
 
 
 @pytest.fixture
-async def site(master_and_tenant: MasterAndTenant) -> AsyncIterator[Site]:
+async def site(master_and_tenant: MasterAndTenant, tmp_path: Path) -> AsyncIterator[Site]:
     settings = Settings(database_url=master_and_tenant.master_dsn)
     async with await connect(master_and_tenant.master_dsn, application="test", autocommit=True) as master:
         (tenant,) = await catalog.list_tenants(master, settings)
-    site = Site(master_and_tenant, tenant)
+    site = Site(master_and_tenant, tenant, tmp_path)
     yield site
-    await site.stop()
-    site.page.close()
+    await site.close()
 
 
 async def read_counters(site: Site, server: OpcuaServer) -> None:

@@ -4,6 +4,7 @@ Owns the order: the database, its schema, the simulator, the engine; then the vi
 them ends; then the same backwards. All data is in one folder and is used again by the next start:
 
     postgres/   the database server (workers.embedded)
+    journal/    readings that are not in the database yet
     log/        what the simulator and the engine wrote since the last start
     env         shell variables for commands that should reach this engine and its database
 """
@@ -112,7 +113,8 @@ class Demo:
             return self._report(exc.child)
 
     def _start_and_watch(self, stops: ExitStack) -> NoReturn:
-        environment = os.environ | {name: os.environ.get(name, value) for name, value in _DEFAULTS.items()}
+        defaults = _DEFAULTS | {"SCADA_JOURNAL__FOLDER": str(self._folder / "journal")}
+        environment = os.environ | {name: os.environ.get(name, value) for name, value in defaults.items()}
         settings = load(environment=environment)
         postgres = EmbeddedPostgres(self._postgres_folder())
         stops.callback(self._stop_postgres, postgres)
