@@ -1,12 +1,12 @@
 """The engine as it is, but its ingest worker is killed (SIGKILL) once at each of the named points.
 
-    python -m tests.end_to_end.killed_at FOLDER POINT[:N] ...
+    python -m tests.end_to_end.killed_at FOLDER POINT[:N[:EARLIER]] ...
 
 A point is a function of the worker's, wrapped here, before the supervisor forks: its N-th call in a worker's life kills
 that worker, before or after the call as the table says. A file in FOLDER then says that it happened, so that the next
-worker lives. Two more words are about the journal's disk and kill nobody: slow_sync:SECONDS has every sync take
-longer, failing_sync:N has the N-th one fail, once. Production code has no hooks for any of this; settings come from
-the environment as ever.
+worker lives; with EARLIER, one must have died at that point before. Two more words are about the journal's disk and
+kill nobody: slow_sync:SECONDS has every sync take longer, failing_sync:N has the N-th one fail, once. Production code
+has no hooks for any of this; settings come from the environment as ever.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ POINTS = {
     # A segment is gone, and the folder was not synced.
     "trimmed": Point("engine.journal.disk", "Disk.remove", after=True),
     # The next worker, while it reads the journal that this one left.
-    "recovering": Point("engine.journal.journal", "Journal.open", after=True),
+    "recovering": Point("engine.journal.recovery", "scan", after=True),
     # The remembered session is written beside the old one.
-    "remembering": Point("workers.opcua.remembered", "save", after=False),
+    "remembering": Point("workers.opcua.remembered", "_write", after=True),
 }
 
 
@@ -67,8 +67,11 @@ def marker(folder: Path, point: str) -> Path:
     return folder / f"killed-at-{point}"
 
 
-def arm(folder: Path, point: str, calls: int) -> None:
-    """Wrap a point's function: its so many-th call in a process kills the process, unless that was done before."""
+def arm(folder: Path, point: str, calls: int, earlier: str = "") -> None:
+    """Wrap a point's function: its so many-th call in a process kills the process, unless that was done before.
+
+    Calls count from when a process died at the point `earlier`.
+    """
     where = POINTS[point]
     owner: Any = import_module(where.module)
     *parents, name = where.name.split(".")
@@ -80,6 +83,8 @@ def arm(folder: Path, point: str, calls: int) -> None:
 
     def count() -> None:
         nonlocal made
+        if earlier and not marker(folder, earlier).exists():
+            return
         made += 1
         if made == calls and not marker(folder, point).exists():
             marker(folder, point).touch()
@@ -154,7 +159,8 @@ def main(arguments: list[str]) -> int:
         elif point == "failing_sync":
             failing_sync(Path(folder), int(number))
         else:
-            arm(Path(folder), point, int(number or 1))
+            calls, _, earlier = number.partition(":")
+            arm(Path(folder), point, int(calls or 1), earlier)
     settings = engine_settings.load()
     logs.configure(settings, process="supervisor", index=0)
     set_title("scada-engine")
