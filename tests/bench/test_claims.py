@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from bench import copy, receive, subscribe
+from bench import copy, journal, receive, subscribe
 from bench.report import Report, Target, interleaved, median_ratio
 from tests.servers.databases import Server
 
@@ -41,7 +41,7 @@ def test_an_unknown_claim_is_an_error_that_names_those_there_are() -> None:
     done = bench("decoding")
     assert done.returncode == 2
     assert (
-        "there is no claim 'decoding'; there are: decode, copy, subscribe, receive, metrics, start, all"
+        "there is no claim 'decoding'; there are: decode, copy, subscribe, receive, journal, metrics, start, all"
         in done.stderr
     )
 
@@ -130,6 +130,24 @@ def test_copy_measures_the_mode_that_the_server_has(
     assert {f"{mode}_rows_per_s", f"{mode}_vs_preencoded", f"{mode}_vs_unnest"} <= set(report.figures)
     assert all(value > 0 for value in report.figures.values())
     assert steps[-1] == (5, 5)
+
+
+def test_journal_reads_back_what_it_wrote_beside_plain_writes_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(journal, "ROUNDS", 1)
+    monkeypatch.setattr(journal, "GROUPS", 3)
+    monkeypatch.setattr(journal, "PACED_FRAMES", 10)
+    report = journal.run(lambda *_: None)
+    assert set(report.figures) == set(journal.MEANING)
+    for figure in ("ns_per_reading", "ack_p99_ms", "replay_readings_per_s", "vs_plain"):
+        assert report.figures[figure] > 0
+    limits = {target.figure: (target.op, target.limit) for target in report.targets}
+    assert limits["ns_per_reading"] == ("<=", 60)
+    assert limits["ack_p99_ms"] == ("<=", 25)
+    assert limits["replay_readings_per_s"] == (">=", 1_000_000)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
