@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 from engine import catalog
 from engine.database import connect
 from engine.database_pool import DatabasePool
+from engine.journal.disk import DISK
 from engine.metrics import Counter, DropReason, Gauge, MetricsPage, MissingReason, TenantSample
 from engine.settings import JournalSettings, OpcuaSettings, Settings
 from tests.servers.databases import MasterAndTenant
@@ -30,6 +33,13 @@ SETTINGS = Settings(
     database_retry_most_s=0.5,
     opcua=OpcuaSettings(publishing_interval_ms=50, sampling_interval_ms=10, queue_size=100),
 )
+
+
+MISSING_OR_TWICE = """
+    select tag_id, value from (
+        select tag_id, value, value - lag(value) over (partition by tag_id order by ts) as step from readings
+    ) s where step <> 1
+"""
 
 
 class Site:
@@ -56,11 +66,32 @@ class Site:
         )
         self._task = asyncio.create_task(self._runner.run())
 
-    async def stop(self) -> None:
+    @property
+    def runner(self) -> TenantRunner:
+        assert self._runner is not None
+        return self._runner
+
+    async def ended(self) -> None:
+        """Wait until the tenant has ended by itself."""
+        assert self._task is not None
+        await asyncio.wait_for(self._task, 30)
+
+    async def stop(self, deadline_s: float | None = None) -> None:
         if self._runner is not None and self._task is not None:
-            self._runner.stop()
+            self._runner.stop(deadline_s)
             await asyncio.wait_for(self._task, 20)
             self._runner = None
+
+    @contextmanager
+    def readings_locked(self) -> Iterator[None]:
+        """Be a database in which somebody holds the readings."""
+        with psycopg.connect(self._dsn) as connection:
+            connection.execute("lock table readings in access exclusive mode")
+            yield
+
+    def forget_sessions(self) -> None:
+        """Let the next start find no session that goes on."""
+        shutil.rmtree(Path(self.settings.journal.folder) / "acme" / "sessions")
 
     async def close(self) -> None:
         await self.stop()
@@ -110,7 +141,7 @@ async def site(master_and_tenant: MasterAndTenant, tmp_path: Path) -> AsyncItera
     await site.close()
 
 
-async def read_counters(site: Site, server: OpcuaServer) -> None:
+async def read_counters(site: Site, server: OpcuaServer, *, start: bool = True) -> None:
     """Let the tenant read three counters, and wait until some steps of each are stored."""
     async with await connect(site.tenant.dsn, application="test", autocommit=True) as database:
         tenant_id = site.tenant.id
@@ -119,8 +150,16 @@ async def read_counters(site: Site, server: OpcuaServer) -> None:
         added = await catalog.add_connection(database, tenant_id, new, secrets_key="")
         tags = [catalog.NewTag(tag_name=node_id, opc_node_id=node_id) for node_id in NODES]
         await catalog.add_tags(database, tenant_id, added.id, tags)
-    site.start()
+    if start:
+        site.start()
     await site.until(lambda: site.readings() >= 30)
+
+
+async def settled_counters(site: Site, server: OpcuaServer) -> None:
+    """Hold the counters, and wait until every step of them is stored."""
+    hold_counters(server)
+    await settled(site)
+    release_counters(server)
 
 
 async def settled(site: Site) -> None:
@@ -141,6 +180,7 @@ async def test_first_values_that_are_stored_already_are_not_stored_again_after_a
     await settled(site)
     stored = site.readings()
     await site.stop()
+    site.forget_sessions()
     site.start()
     await site.until(lambda: site.counts().dropped[DropReason.REPEATED] == 3)
     await settled(site)
@@ -152,12 +192,87 @@ async def test_first_values_that_are_stored_already_are_not_stored_again_after_a
     assert site.rows("select tag_id, ts from readings group by 1, 2 having count(*) > 1") == []
 
 
+async def test_a_restart_goes_on_with_the_session_and_nothing_is_missing(
+    site: Site, server: OpcuaServer
+) -> None:
+    await read_counters(site, server)
+    await site.stop()
+    assert site.counts().gauges[Gauge.IN_FLIGHT] == 0
+    stored = site.readings()
+    site.start()
+    await site.until(lambda: site.readings() > stored + 30)
+    await site.stop()
+    assert site.rows(MISSING_OR_TWICE) == []
+    assert site.gaps() == []
+    assert site.counts().accounting_difference == 0
+
+
+async def test_what_the_database_does_not_take_before_the_deadline_of_a_stop_is_stored_after_the_next_start(
+    site: Site, server: OpcuaServer
+) -> None:
+    await read_counters(site, server)
+    received = site.counts().counters[Counter.RECEIVED]
+    with site.readings_locked():
+        await site.until(lambda: site.counts().counters[Counter.RECEIVED] > received + 30)
+        await site.stop(deadline_s=0.1)
+        assert site.counts().gauges[Gauge.IN_FLIGHT] >= 30
+        assert site.counts().dropped[DropReason.STOPPED] == 0
+        assert site.counts().accounting_difference == 0
+    site.start()
+    await site.until(lambda: site.counts().counters[Counter.REPLAYED] >= 30)
+    await settled_counters(site, server)
+    assert site.rows(MISSING_OR_TWICE) == []
+    assert site.gaps() == []
+    assert site.readings() == site.counts().counters[Counter.COMMITTED]
+
+
+async def test_with_durability_memory_what_the_deadline_of_a_stop_leaves_is_dropped_and_said(
+    site: Site, server: OpcuaServer
+) -> None:
+    site.tenant = replace(site.tenant, durability=catalog.Durability.MEMORY)
+    await read_counters(site, server)
+    assert site.rows("select count(*) from ingest_marks") == [(1,)]
+    received = site.counts().counters[Counter.RECEIVED]
+    with site.readings_locked():
+        await site.until(lambda: site.counts().counters[Counter.RECEIVED] > received + 30)
+        await site.stop(deadline_s=0.1)
+    assert site.counts().gauges[Gauge.IN_FLIGHT] == 0
+    assert site.counts().dropped[DropReason.STOPPED] >= 30
+    assert site.counts().accounting_difference == 0
+
+
+async def test_a_tenant_whose_stream_was_taken_over_stops_for_good(site: Site, server: OpcuaServer) -> None:
+    await read_counters(site, server)
+    site.rows("update ingest_marks set epoch = epoch + 1 returning 1")
+    runner = site.runner
+    await site.ended()
+    assert runner.taken_over
+    stored = site.readings()
+    assert site.counts().gauges[Gauge.WANTED_CONNECTIONS] == 0
+    assert site.counts().accounting_difference == 0
+    assert site.readings() == stored
+
+
+async def test_a_tenant_waits_for_a_journal_that_another_process_has_and_then_begins(
+    site: Site, server: OpcuaServer
+) -> None:
+    folder = Path(site.settings.journal.folder) / "acme"
+    folder.mkdir(parents=True)
+    lock = DISK.lock(folder / "lock")
+    site.start()
+    await asyncio.wait_for(site.runner.attempted.wait(), 20)
+    assert site.counts().gauges[Gauge.ACCEPTING] == 0
+    lock.close()
+    await read_counters(site, server, start=False)
+
+
 async def test_what_a_restart_missed_is_a_gap_where_the_server_has_no_history(
     site: Site, server: OpcuaServer
 ) -> None:
     await read_counters(site, server)
     await site.stop()
     stored = site.readings()
+    site.forget_sessions()
     await asyncio.sleep(0.3)
     site.start()
     await site.until(lambda: site.readings() > stored + 30)
@@ -177,17 +292,13 @@ async def test_what_a_restart_missed_comes_from_the_history_where_the_server_has
 ) -> None:
     await read_counters(site, historian)
     await site.stop()
+    site.forget_sessions()
     await asyncio.sleep(1.0)
     site.start()
     await site.until(lambda: site.counts().counters[Counter.BACKFILLED] >= 3 * 40)
     await site.until(lambda: site.gaps() == [])
     await site.stop()
-    missing_or_twice = """
-        select tag_id, value from (
-            select tag_id, value, value - lag(value) over (partition by tag_id order by ts) as step from readings
-        ) s where step <> 1
-    """
-    assert site.rows(missing_or_twice) == []
+    assert site.rows(MISSING_OR_TWICE) == []
     assert site.counts().accounting_difference == 0
     assert site.counts().counters[Counter.GAPS] == 0
 
