@@ -41,7 +41,7 @@ from psycopg.pq import TransactionStatus
 
 from engine.breaker import Breaker
 from engine.database import connect, server_of
-from engine.errors import DatabaseError
+from engine.errors import DatabaseError, DatabaseUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -125,18 +125,26 @@ class Database:
         self.breaker.retry_now()
 
     @asynccontextmanager
-    async def connection(self, priority: Priority = Priority.READ) -> AsyncIterator[Connection]:
-        """Lend a connection in autocommit mode, when there is one for us.
+    async def connection(
+        self, priority: Priority = Priority.READ, *, wait_s: float | None = None
+    ) -> AsyncIterator[Connection]:
+        """Lend a connection in autocommit mode, when there is one for us: however long that takes, or `wait_s` at most.
 
-        Raises DatabaseUnavailable when the database cannot be reached, or was away a moment ago (see engine.breaker),
-        and ConfigurationError for a DSN that cannot be parsed.
+        Raises DatabaseUnavailable when there is none in time, when the database cannot be reached, or was away a
+        moment ago (see engine.breaker), and ConfigurationError for a DSN that cannot be parsed.
         """
         writes = priority is Priority.WRITE
         self.breaker.check(writes=writes)
         if self._server is None:
             self._server = self._pool.server(self._dsn)
         dsn, server = self._dsn, self._server
-        lent = await server.take(self, priority)
+        try:
+            async with asyncio.timeout(wait_s):
+                lent = await server.take(self, priority)
+        except TimeoutError as exc:
+            raise DatabaseUnavailable(
+                f"no connection to {server.name} was free for {wait_s:.1f} seconds: {server.limit} are in use"
+            ) from exc
         try:
             with self.breaker.call(writes=writes):
                 if lent is None:
@@ -172,8 +180,8 @@ class _Server:
     """The places of one server: `_open` of `limit` are taken, by connections lent, idle, being opened or closed."""
 
     def __init__(self, name: str, most: int, idle_s: float, now_s: Callable[[], float]) -> None:
+        self.name = name
         self.limit = most
-        self._name = name
         self._most = most
         self._idle_s = idle_s
         self._now_s = now_s
@@ -306,7 +314,7 @@ class _Server:
         self._lowered_s = now_s
         log.warning(
             "the database server has no connection left for us; fewer are used for now",
-            server=self._name,
+            server=self.name,
             connections=self.limit,
             before=before,
         )

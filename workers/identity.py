@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 
-from engine import catalog, database
+from engine.database_pool import DatabasePool
 from engine.errors import DatabaseError, DatabaseUnavailable
+from workers.master_database import MasterDatabase
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
-
-    from psycopg import AsyncConnection
 
     from engine.catalog import Tenant
     from engine.settings import Settings
@@ -47,10 +46,12 @@ class TenantDirectory:
     """
 
     def __init__(self, settings: Settings, *, application: str, place: str) -> None:
-        self._settings = settings
-        self._application = application
+        # For the tenants' databases, too. Nobody is refused because it was away a moment ago: callers do not come again
+        # by themselves.
+        self.databases = DatabasePool(settings.database_connections, retry_most_s=0.0)
+        self._master = MasterDatabase(settings, self.databases, application)
+        self._refresh_s = settings.catalog_refresh_s
         self._place = place
-        self._master: AsyncConnection[Any] | None = None
         self._tenants: dict[str, Tenant] = {}
         self._read_at_s: float | None = None
 
@@ -67,31 +68,22 @@ class TenantDirectory:
             else:
                 failing = False
             yield self.is_known()
-            await asyncio.sleep(self._settings.catalog_refresh_s)
+            await asyncio.sleep(self._refresh_s)
 
     async def refresh(self) -> None:
         """Read the list from the master database; raises a DatabaseError and keeps the old list when that fails."""
         try:
             async with asyncio.timeout(_REFRESH_MOST_S):
-                if self._master is None:
-                    self._master = await database.connect(
-                        self._settings.database_url, application=self._application, autocommit=True
-                    )
-                tenants = await catalog.list_tenants(self._master, self._settings)
+                tenants = await self._master.tenants()
         except TimeoutError as exc:
-            await self.close()
             raise DatabaseUnavailable(f"the master database did not answer in {_REFRESH_MOST_S:g} s") from exc
-        except BaseException:
-            await self.close()
-            raise
         self._tenants = {tenant.slug: tenant for tenant in tenants}
         self._read_at_s = time.monotonic()
 
     async def close(self) -> None:
-        """Close the connection to the master database; `refresh` opens another."""
-        if self._master is not None:
-            master, self._master = self._master, None
-            await master.close()
+        """Close all connections that lie idle."""
+        await self._master.close()
+        await self.databases.close()
 
     def is_known(self) -> bool:
         """Say whether the list was read, and not too long ago."""

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from psycopg.abc import PQGen
     from psycopg.pq.abc import PGconn
 
+    from engine.database_pool import Database
     from engine.settings import Settings
 
 _MOST_CONNECTIONS = 4
@@ -112,15 +113,9 @@ class Latest:
 class Readings:
     """The readings of one tenant. `tag_ids` and `well_id` select tags, deleted ones included; neither means all."""
 
-    def __init__(self, dsn: str, settings: Settings, application: str) -> None:
-        self._connections = QueryConnections(
-            dsn, application, most=_MOST_CONNECTIONS, wait_s=_CONNECTION_WAIT_S
-        )
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._connections = QueryConnections(database, most=_MOST_CONNECTIONS, wait_s=_CONNECTION_WAIT_S)
         self._most_days = settings.max_query_days
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._connections.close()
 
     async def tags(
         self, *, tag_ids: Sequence[int] | None = None, well_id: UUID | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -30,10 +29,8 @@ Row = tuple[int, int, int, float | None, str | None]
 
 
 @pytest.fixture
-async def readings(databases: MasterAndTenant) -> AsyncIterator[Readings]:
-    opened = Readings(databases.tenant_dsn, Settings(), "test query")
-    yield opened
-    await opened.close()
+def readings(databases: MasterAndTenant, pool: DatabasePool) -> Readings:
+    return Readings(pool.database(databases.tenant_dsn, "test query"), Settings())
 
 
 @pytest.fixture
@@ -304,14 +301,12 @@ async def test_a_tag_of_another_well_is_not_found(readings: Readings, wells: dic
 
 
 async def test_a_database_that_is_not_migrated_or_not_there_says_so(
-    any_server: Server, new_database: Any
+    any_server: Server, new_database: Any, pool: DatabasePool
 ) -> None:
-    empty = Readings(new_database(any_server.dsn), Settings(), "test query")
     with pytest.raises(DatabaseNotMigrated):
-        await empty.latest()
-    await empty.close()
+        await Readings(pool.database(new_database(any_server.dsn), "test query"), Settings()).latest()
     with pytest.raises(DatabaseUnavailable, match=r"127\.0\.0\.1:1"):
-        await Readings("postgresql://127.0.0.1:1/x", Settings(), "test query").latest()
+        await Readings(pool.database("postgresql://127.0.0.1:1/x", "test query"), Settings()).latest()
 
 
 # How it is done
@@ -355,25 +350,27 @@ async def test_a_range_by_tag_reads_the_index_in_its_order_and_nothing_else(
 
 
 async def test_queries_share_a_few_connections_and_leave_none_behind(
-    readings: Readings, wells: dict[str, UUID], databases: MasterAndTenant
+    pool: DatabasePool, wells: dict[str, UUID], databases: MasterAndTenant
 ) -> None:
+    database = pool.database(databases.tenant_dsn, "test query")
+    readings = Readings(database, Settings())
     async with asyncio.TaskGroup() as tasks:
         for _ in range(20):
             tasks.create_task(readings.latest())
     query = "select from pg_stat_activity where application_name = 'test query'"
     async with await connect(databases.server.dsn, application="test", autocommit=True) as server:
         assert 1 <= (await server.execute(query)).rowcount <= 4
-        await readings.close()
+        await database.close()
         async with asyncio.timeout(10):
             while (await server.execute(query)).rowcount:  # noqa: ASYNC110  (another process decides)
                 await asyncio.sleep(0.01)
 
 
 async def test_idle_connections_are_closed_after_a_while(
-    wells: dict[str, UUID], databases: MasterAndTenant, monkeypatch: pytest.MonkeyPatch
+    wells: dict[str, UUID], databases: MasterAndTenant
 ) -> None:
-    monkeypatch.setattr("engine.query.connections._IDLE_S", 0.05)
-    readings = Readings(databases.tenant_dsn, Settings(), "test idle")
+    pool = DatabasePool(8, retry_most_s=0.0, idle_s=0.05)
+    readings = Readings(pool.database(databases.tenant_dsn, "test idle"), Settings())
     await readings.latest()
     query = "select from pg_stat_activity where application_name = 'test idle'"
     async with await connect(databases.server.dsn, application="test", autocommit=True) as server:
@@ -381,7 +378,7 @@ async def test_idle_connections_are_closed_after_a_while(
             while (await server.execute(query)).rowcount:  # noqa: ASYNC110  (another process decides)
                 await asyncio.sleep(0.01)
     assert await readings.latest() == []
-    await readings.close()
+    await pool.close()
 
 
 async def test_a_connection_that_the_server_ended_is_not_used_again(

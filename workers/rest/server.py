@@ -54,7 +54,7 @@ def main(settings: Settings, page: MetricsPage, index: int) -> int:  # noqa: ARG
 async def _run(settings: Settings, slots: ProcessSlots) -> int:
     listening = bound("rest_port", loopback(settings.host), settings.rest_port)
     directory = TenantDirectory(settings, application=APPLICATION, place=f"the request header {TENANT}")
-    tenancies = Tenancies(settings)
+    tenancies = Tenancies(settings, directory.databases)
     server = RestServer(Gate(app.build(directory, tenancies)))
     loop = asyncio.get_running_loop()
 

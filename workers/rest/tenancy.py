@@ -12,6 +12,7 @@ from workers.rest.answers import Busy
 
 if TYPE_CHECKING:
     from engine.catalog import Tenant
+    from engine.database_pool import DatabasePool
     from engine.settings import Settings
 
 # What pg_stat_activity shows of our connections.
@@ -25,12 +26,13 @@ _CONNECTION_WAIT_S = 10.0
 class Tenancy:
     """What a request needs of its tenant: who it is, its readings, and connections for its catalog."""
 
-    def __init__(self, tenant: Tenant, settings: Settings) -> None:
+    def __init__(self, tenant: Tenant, settings: Settings, databases: DatabasePool) -> None:
         self.tenant = tenant
         self.settings = settings
-        self.readings = Readings(tenant.dsn, settings, APPLICATION)
+        self._database = databases.database(tenant.dsn, APPLICATION)
+        self.readings = Readings(self._database, settings)
         self.catalog = QueryConnections(
-            tenant.dsn, APPLICATION, most=_CATALOG_CONNECTIONS_MOST, wait_s=_CONNECTION_WAIT_S
+            self._database, most=_CATALOG_CONNECTIONS_MOST, wait_s=_CONNECTION_WAIT_S
         )
         self._running = 0
 
@@ -49,22 +51,22 @@ class Tenancy:
 
     async def close(self) -> None:
         """Close the connections; requests that use them end as they would have."""
-        await self.readings.close()
-        await self.catalog.close()
+        await self._database.close()
 
 
 class Tenancies:
     """One Tenancy for each tenant that was asked for."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, databases: DatabasePool) -> None:
         self._settings = settings
+        self._databases = databases
         self._of_dsn: dict[str, Tenancy] = {}
 
     def of(self, tenant: Tenant) -> Tenancy:
         """Return the tenant's."""
         found = self._of_dsn.get(tenant.dsn)
         if found is None or found.tenant.id != tenant.id:
-            found = self._of_dsn[tenant.dsn] = Tenancy(tenant, self._settings)
+            found = self._of_dsn[tenant.dsn] = Tenancy(tenant, self._settings, self._databases)
         return found
 
     async def forget_all_but(self, dsns: Collection[str]) -> None:
