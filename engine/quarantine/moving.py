@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import structlog
 from psycopg import errors
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+# id, tag_id, ts_us, status, value, text
+_Storable: TypeAlias = tuple[int, int, int, int, float | None, str | None]
+
 # One transaction: well below a second, so that nobody waits for its locks.
 RETRIED_ROWS = 1_000
 RETRIED_TEXT_BYTES = 8 << 20
@@ -30,7 +33,7 @@ LEAST_US = 631_152_000_000_000  # 1990-01-01
 _TIMESTAMPTZ_LEAST_US = -210_866_803_200_000_000
 _DETAIL_CHARACTERS = 500
 _LOCK = f"""
-select q.id, q.tag_id, q.ts_us, q.reason, octet_length(q.text_bytes)
+select q.id, q.tag_id, q.ts_us, q.status, q.value, q.reason, octet_length(q.text_bytes)
 from reading_quarantine q
 where {CHOSEN} and q.id > %(after)s and q.id <= %(last)s
 order by q.id
@@ -40,11 +43,11 @@ for update of q
 # Exact for every bigint: days and microseconds are whole numbers, and without a time zone each day is as long.
 _INSERT = """
 insert into readings (ts, tag_id, status, value, text_value)
-select ('epoch'::timestamp + make_interval(days => (q.ts_us / 86400000000)::integer)
-        + q.ts_us %% 86400000000 * interval '1 us') at time zone 'UTC',
-    q.tag_id, q.status, q.value, chosen.text_value
-from unnest(%s::bigint[], %s::text[]) as chosen (id, text_value)
-join reading_quarantine q using (id)
+select ('epoch'::timestamp + make_interval(days => (ts_us / 86400000000)::integer)
+        + ts_us %% 86400000000 * interval '1 us') at time zone 'UTC',
+    tag_id, status, value, text_value
+from unnest(%s::integer[], %s::bigint[], %s::integer[], %s::float8[], %s::text[])
+    as row (tag_id, ts_us, status, value, text_value)
 """
 _REFUSE = """
 update reading_quarantine q set reason = 'rejected', sqlstate = refused.sqlstate, detail = refused.detail
@@ -139,8 +142,8 @@ async def _retry_some(
     rows = found[: _fitting([row[-1] or 0 for row in found])]
     texts = await _texts(database, [row[0] for row in rows if row[-1] is not None], rules)
     kept: Counter[Reason] = Counter()
-    storable: list[tuple[int, str | None]] = []
-    for row_id, tag_id, ts_us, reason, text_nbytes in rows:
+    storable: list[_Storable] = []
+    for row_id, tag_id, ts_us, status, value, reason, text_nbytes in rows:
         text = texts.get(row_id)
         if reason == Reason.JOURNAL or tag_id is None:
             kept[Reason.JOURNAL] += 1
@@ -149,7 +152,7 @@ async def _retry_some(
         elif text is None and text_nbytes is not None:
             kept[Reason.TEXT] += 1
         else:
-            storable.append((row_id, text))
+            storable.append((row_id, tag_id, ts_us, status, value, text))
     refused = await _move(database, storable)
     kept[Reason.REJECTED] += refused
     return len(storable) - refused, +kept, rows[-1][0]
@@ -188,16 +191,16 @@ async def _texts(database: AsyncConnection[Any], ids: Sequence[int], rules: Retr
     return texts
 
 
-async def _move(database: AsyncConnection[Any], storable: Sequence[tuple[int, str | None]]) -> int:
+async def _move(database: AsyncConnection[Any], storable: Sequence[_Storable]) -> int:
     """Move rows into readings, in halves where the database refuses some; return how many it refused."""
-    refused: list[tuple[int, str | None, str]] = []
+    refused: list[tuple[Any, str | None, str]] = []
     parts = [storable] if storable else []
     while parts:
         part = parts.pop()
-        ids = [row_id for row_id, _ in part]
+        ids, *columns = (list(column) for column in zip(*part, strict=True))
         try:
             async with database.transaction():
-                await database.execute(_INSERT, [ids, [text for _, text in part]])
+                await database.execute(_INSERT, columns)
                 await database.execute("delete from reading_quarantine where id = any(%s)", [ids])
         except (errors.DataError, errors.IntegrityError) as exc:
             if len(part) == 1:
