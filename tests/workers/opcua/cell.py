@@ -91,7 +91,7 @@ class Cell:
         `items` are settings and `types` data types of tags that differ, `changes` fields of the connection.
         """
         wanted = connection(endpoint or server.endpoint, *node_ids, **changes)
-        wanted = replace(wanted, tags=_tags(node_ids, items or {}, types or {}))
+        wanted = replace(wanted, tags=tags_of(node_ids, items or {}, types or {}))
         continuity, enumerations = Continuity(tenant.ring), Enumerations()
         task = tenant.connect(wanted, settings, pki=pki, continuity=continuity, learn=enumerations.learn)
         return cls(tenant, server, node_ids, task=task, continuity=continuity, enumerations=enumerations)
@@ -149,7 +149,7 @@ class Cell:
         return all(len(self.rows[node_id]) >= count for node_id in node_ids or self.node_ids)
 
 
-def _tags(node_ids: tuple[str, ...], items: Mapping[str, ItemSettings], types: Mapping[str, str]) -> TagSet:
+def tags_of(node_ids: tuple[str, ...], items: Mapping[str, ItemSettings], types: Mapping[str, str]) -> TagSet:
     this = uuid4()
     return TagSet.of(
         Tag(

@@ -9,20 +9,24 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from engine.catalog.records import ItemSettings
 from engine.gaps import Cause
 from engine.metrics import Counter, MetricsPage
 from tests.servers.cutting_proxy import CuttingProxy
 from tests.servers.node_opcua import node_opcua_server
 from tests.servers.opcua_server import OpcuaServer, free_port
 from tests.servers.open62541 import open62541_server
-from tests.workers.opcua.cell import security
+from tests.workers.opcua.cell import security, tags_of
 from tests.workers.opcua.held import NODES, SETTINGS
 from tests.workers.opcua.lives import Lives
 from tests.workers.opcua.plant import Plant
 from tests.workers.opcua.tenant import Tenant, connection, until
+from workers.opcua.monitoring.outcome import Monitoring
 from workers.opcua.security.pki import Pki
+from workers.opcua.sink import ConnectionReport
 
 RESTART_GAPS = [(1, Cause.RESTART), (2, Cause.RESTART), (3, Cause.RESTART)]
 
@@ -324,3 +328,55 @@ async def test_while_the_journal_takes_nothing_the_server_keeps_everything(
     assert lives.journal.breaks == []
     assert lives.journal.gaps == set()
     assert lives.counted(Counter.RECONNECTS) == 0
+
+
+async def test_all_that_is_known_of_each_tag_is_known_to_the_next_process(
+    open62541_server: OpcuaServer, lives: Lives
+) -> None:
+    nodes = (
+        "ns=1;s=tag.0",
+        "/Objects/1:Tags/1:tag&.1",
+        "ns=1;s=array.counter[1]",
+        "nsu=urn:scada-engine:moving;s=moved",
+        "ns=1;s=enum.State",
+        "ns=1;s=nothing",
+        "/Objects/1:Tags/1:nothing",
+        "nsu=urn:nowhere;s=x",
+        "not a node id",
+        "ns=1;s=plain",
+    )
+    read_by_turns = {"ns=1;s=plain": ItemSettings(read_mode="poll")}
+    tags = tags_of(nodes, read_by_turns, {"ns=1;s=enum.State": "ENUM"})
+    wanted = connection(to(lives, open62541_server), tags=tags, poll_interval_seconds=1)
+    settings = replace(SETTINGS, request_timeout_s=5.0)
+    learned: list[int] = []
+
+    async def lived() -> tuple[ConnectionReport, Monitoring]:
+        lives.begin(wanted, settings, learn=lambda _slots, names: learned.append(len(names)))
+        await until(lambda: lives.sink.connected)
+        await lives.remembered()
+        report = lives.sink.reports[-1]
+        assert report.monitoring is not None
+        return report, report.monitoring
+
+    first, before = await lived()
+    await lives.kill()
+    second, after = await lived()
+    assert lives.counted(Counter.RESUMED_SESSIONS) == 1
+    assert learned == [1, 1]
+    assert (second.error, second.monitored, second.missing) == (first.error, first.monitored, first.missing)
+    assert second.missing
+    assert second.revised == first.revised
+    for name in ("status", "reason", "item_id", "subscription", "sampling_ms", "queue_size", "polled"):
+        assert np.array_equal(getattr(after, name), getattr(before, name)), name
+    assert after.ways == before.ways
+    assert before.elements is not None
+    assert after.elements is not None
+    assert np.array_equal(after.elements, before.elements)
+    every = np.arange(len(nodes), dtype=np.int32)
+    assert after.addresses.wire(every)[:2] == before.addresses.wire(every)[:2]
+    assert after.refusals(9) == before.refusals(9)
+    await until(lambda: {1, 2, 3, 4, 5, 10} <= lives.journal.values.keys())
+    at = len(lives.journal.values[3])
+    await until(lambda: len(lives.journal.values[3]) > at)
+    assert len(lives.journal.values[3]) == len(set(lives.journal.values[3]))
