@@ -38,13 +38,13 @@ def seed(say: Callable[[str], None]) -> int:
 @pytest.fixture
 def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Print a line although output is captured, with the seconds since the test began."""
-    terminal = request.config.pluginmanager.get_plugin("terminalreporter")
+    capturing = request.config.pluginmanager.get_plugin("capturemanager")
+    assert capturing is not None
     name = request.node.name.removeprefix("test_")[:40]
     started_s = time.monotonic()
 
     def line(text: str) -> None:
-        if terminal is not None:
-            terminal.ensure_newline()
-            terminal.write_line(f"  {name} {time.monotonic() - started_s:6.1f} s  {text}")
+        with capturing.global_and_fixture_disabled():
+            print(f"  {name} {time.monotonic() - started_s:6.1f} s  {text}", flush=True)
 
     return line

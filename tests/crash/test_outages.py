@@ -16,6 +16,7 @@ import pytest
 from tests.crash.live_delay import LiveDelay
 from tests.end_to_end.engine_process import until
 from tests.end_to_end.loaded_engine import LoadedEngine, loaded_engine
+from tests.end_to_end.tenant_database import ENGINE
 from tests.servers.crashing_postgres import crashing_postgres
 from tests.servers.databases import MasterAndTenant, Server, migrated_master_and_tenant
 
@@ -86,9 +87,8 @@ def test_a_database_server_that_is_killed_again_and_again_has_everything(
                 time.sleep(chance.uniform(0, 1.0))
                 server.start()
             else:
-                until(
-                    "a process is killed", lambda: server.kill_backend_of("scada-engine ingest"), poll_s=0.01
-                )
+                until("a process is killed", lambda: server.kill_backend_of(ENGINE), poll_s=0.01)
+                server.wait_ready()
         loaded.goes_on(2_000)
         readings = loaded.finish(timeout_s=60)
         say(f"{SERVER_KILLS} kills of the database server: {readings:,} readings, 0 lost, 0 twice")

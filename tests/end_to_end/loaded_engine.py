@@ -72,10 +72,6 @@ class LoadedEngine:
             lambda: self.metric("scada_readings_received_total") > before + readings,
         )
 
-    def add_tag(self, node_id: str) -> None:
-        """Have the engine read one more node."""
-        self.plant.add_tag(node_id)
-
     @property
     def worker(self) -> psutil.Process:
         """The ingest worker that runs now."""
@@ -109,11 +105,14 @@ def loaded_engine(
     options: ServerOptions | None = None,
     killed_at: Sequence[str] = (),
     journal_disk: str = "",
+    also: Sequence[str] = (),
+    tamper: Callable[[bytes], bytes] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[LoadedEngine]:
     """Run a server with so many counters, and an engine with one worker that stores them; both through proxies.
 
-    `killed_at` are points of tests.end_to_end.killed_at.
+    `killed_at` are points of tests.end_to_end.killed_at. `also` are more nodes to read; `tamper` changes what the
+    server says, from the beginning.
     """
     program = ["-m", "tests.end_to_end.killed_at", str(folder), *killed_at] if killed_at else None
     with ExitStack() as stack:
@@ -121,10 +120,12 @@ def loaded_engine(
             open62541_server(variables=variables, interval_ms=interval_ms, options=options)
         )
         opcua = stack.enter_context(proxy_in_thread(server.port))
+        opcua.tamper(tamper)
         there = urlsplit(databases.master_dsn)
         database = stack.enter_context(proxy_in_thread(there.port or 5432, there.hostname or "127.0.0.1"))
         counters = [variable for variable in server.moving if variable.node_id.startswith("ns=1;s=tag.")]
-        plant = build_plant(databases, f"opc.tcp://127.0.0.1:{opcua.port}", counters)
+        more = [ServedVariable(node_id, "") for node_id in also]
+        plant = build_plant(databases, f"opc.tcp://127.0.0.1:{opcua.port}", [*counters, *more])
         engine = stack.enter_context(
             running_engine(
                 through(databases.master_dsn, database.port),

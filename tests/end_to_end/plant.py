@@ -57,17 +57,6 @@ class Plant:
             node_id,
         )
 
-    def add_tag(self, node_id: str) -> None:
-        """Add a tag for one more node to the connection."""
-        run(self._add_tag(node_id))
-
-    async def _add_tag(self, node_id: str) -> None:
-        async with await connect(self.databases.tenant_dsn, application="tests") as database:
-            tenant_id = UUID(str(self.rows("select tenant_id from scada_connections")[0][0]))
-            await catalog.add_tags(
-                database, tenant_id, self.connection_id, [catalog.NewTag(node_id, node_id)]
-            )
-
     def last_error(self) -> str | None:
         """Return what the catalog says of the connection."""
         error: str | None = self.rows(

@@ -178,7 +178,8 @@ def test_a_server_with_too_few_connections_is_used_with_fewer(
         ordinary_user(plain_databases, user, "secret") as databases,
         loaded_engine(databases, tmp_path) as loaded,
     ):
-        on_server(plain_databases, "alter role {user} connection limit 1", user=user)
+        # One of them for gRPC and one for REST.
+        on_server(plain_databases, "alter role {user} connection limit 3", user=user)
         throw_out(plain_databases)
         loaded.goes_on(200)
         loaded.finish()
@@ -233,5 +234,6 @@ def test_a_server_that_is_killed_under_load_has_everything_once_it_is_back(tmp_p
         server.start()
         loaded.goes_on()
         until("a process of the server's is killed", lambda: server.kill_backend_of(ENGINE))
+        server.wait_ready()
         loaded.goes_on()
         loaded.finish()

@@ -9,8 +9,6 @@ import struct
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pytest
-
 from tests.end_to_end.engine_process import until
 from tests.end_to_end.loaded_engine import LoadedEngine, loaded_engine
 from tests.end_to_end.oracle import hold, tally, wait_stored
@@ -65,50 +63,58 @@ def test_a_rule_that_refuses_too_much_holds_the_stream_and_quarantines_nothing(
         loaded.finish()
 
 
-# As open62541 encodes the fixed value of type.String, and what becomes of it on the way, as long as before.
-_TEXT = b"tank \xe2\x82\xac 7"
-_SPOILED_TEXTS = {b"tank \x00\x01\x02 7": "NUL", b"tank \xff\xfe\xfd 7": "UTF-8"}
+# As open62541 encodes these fixed values, and what becomes of them on the way, as long as before.
+_TEXTS = {
+    "ns=1;s=type.String": (b"tank \xe2\x82\xac 7", b"tank \x00\x01\x02 7"),
+    "ns=1;s=type.LocalizedText": (b"running", b"r\xff\xfe\xfding"),
+}
 
 
-@pytest.mark.parametrize("spoiled", _SPOILED_TEXTS)
-def test_a_text_that_postgresql_cannot_hold_is_quarantined_as_it_came(
-    spoiled: bytes, plain_databases: MasterAndTenant, tmp_path: Path
+def test_texts_that_postgresql_cannot_hold_are_quarantined_as_they_came(
+    plain_databases: MasterAndTenant, tmp_path: Path
 ) -> None:
-    with loaded_engine(plain_databases, tmp_path) as loaded:
-        loaded.opcua.tamper(lambda data: data.replace(_TEXT, spoiled))
-        loaded.add_tag("ns=1;s=type.String")
-        until("the text is quarantined", lambda: loaded.metric("scada_readings_quarantined_total") == 1)
-        assert loaded.plant.rows(
+    def spoil(data: bytes) -> bytes:
+        for proper, spoiled in _TEXTS.values():
+            data = data.replace(proper, spoiled)
+        return data
+
+    with loaded_engine(plain_databases, tmp_path, also=list(_TEXTS), tamper=spoil) as loaded:
+        until("the texts are quarantined", lambda: loaded.metric("scada_readings_quarantined_total") == 2)
+        found = loaded.plant.rows(
             "select opc_node_id, text_bytes, reason from reading_quarantine join tag_mappings using (tag_id)"
-        ) == [("ns=1;s=type.String", spoiled, "text")]
-        _finish_without(loaded, set())
+        )
+        assert set(found) == {(node_id, spoiled, "text") for node_id, (_, spoiled) in _TEXTS.items()}
+        loaded.finish()
 
 
-# Of type.Int64, as open62541 encodes it: Variant, then the source timestamp in 100 ns since 1601.
-_INT64 = struct.pack("<Bq", 8, -1234567890123)
+# Variants as open62541 encodes them, and the year for the source timestamp behind each, in 100 ns since 1601.
+_DATES = {
+    "ns=1;s=type.Int64": (struct.pack("<Bq", 8, -1234567890123), 1601),
+    "ns=1;s=type.UInt64": (struct.pack("<BQ", 9, 1234567890123), 1970),
+    "ns=1;s=type.Int64.big": (struct.pack("<Bq", 8, 2**53 + 1), 2500),
+    "ns=1;s=type.Double": (struct.pack("<Bd", 11, -2.25), 9999),
+}
 _1601 = datetime(1601, 1, 1, tzinfo=UTC)
 
 
-@pytest.mark.parametrize("year", [1601, 1970, 2500, 9999])
-def test_an_absurd_timestamp_is_quarantined_and_makes_no_chunk(
-    year: int, databases: MasterAndTenant, tmp_path: Path
+def test_absurd_timestamps_are_quarantined_and_make_no_chunks(
+    databases: MasterAndTenant, tmp_path: Path
 ) -> None:
-    wrong = struct.pack("<q", int((datetime(year, 6, 1, tzinfo=UTC) - _1601).total_seconds()) * 10_000_000)
-
     def date(data: bytes) -> bytes:
-        place = data.find(_INT64)
-        if place < 0:
-            return data
-        place += len(_INT64)
-        return data[:place] + wrong + data[place + len(wrong) :]
+        for variant, year in _DATES.values():
+            place = data.find(variant)
+            if place >= 0:
+                ticks = int((datetime(year, 6, 1, tzinfo=UTC) - _1601).total_seconds()) * 10_000_000
+                begin = place + len(variant)
+                data = data[:begin] + struct.pack("<q", ticks) + data[begin + 8 :]
+        return data
 
-    with loaded_engine(databases, tmp_path) as loaded:
-        chunks = loaded.plant.rows("select count(*) from show_chunks('readings')")
-        loaded.opcua.tamper(date)
-        loaded.add_tag("ns=1;s=type.Int64")
-        until("the reading is quarantined", lambda: loaded.metric("scada_readings_quarantined_total") == 1)
-        assert loaded.plant.rows(
-            "select opc_node_id, value, reason from reading_quarantine join tag_mappings using (tag_id)"
-        ) == [("ns=1;s=type.Int64", -1234567890123.0, "timestamp")]
-        assert loaded.plant.rows("select count(*) from show_chunks('readings')") == chunks
-        _finish_without(loaded, set())
+    with loaded_engine(databases, tmp_path, also=list(_DATES), tamper=date) as loaded:
+        until("all are quarantined", lambda: loaded.metric("scada_readings_quarantined_total") == len(_DATES))
+        found = loaded.plant.rows(
+            "select opc_node_id, reason from reading_quarantine join tag_mappings using (tag_id)"
+        )
+        assert set(found) == {(node_id, "timestamp") for node_id in _DATES}
+        # What is stored is of one day, at most two.
+        assert loaded.plant.rows("select count(*) from show_chunks('readings')")[0][0] <= 2
+        loaded.finish()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.servers.opcua_server import free_port
 from workers.embedded import EmbeddedPostgres
 
 _END_DEADLINE_S = 10.0
+_READY_DEADLINE_S = 30.0
 
 
 class CrashingPostgres:
@@ -50,6 +52,19 @@ class CrashingPostgres:
     def start(self) -> None:
         """Start it again where it was; it recovers first."""
         self._server.start()
+
+    def wait_ready(self) -> None:
+        """Wait until it takes connections again, after `kill_backend_of`."""
+        deadline_s = time.monotonic() + _READY_DEADLINE_S
+        while True:
+            try:
+                psycopg.connect(self.dsn, connect_timeout=2).close()
+            except psycopg.OperationalError:
+                if time.monotonic() > deadline_s:
+                    raise
+                time.sleep(0.02)
+            else:
+                return
 
     def kill_backend_of(self, application: str) -> bool:
         """Kill one server process that works for an application; the server then restarts itself. False: none does."""
