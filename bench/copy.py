@@ -2,7 +2,8 @@
 
 For each storage mode that the server has, in one run, on one database that the migrations made:
 
-- engine: `Store.write` of batches as the pipeline hands them over, in the order of arrival: sort, encode, COPY, commit.
+- engine: `Store.commit` of batches as the committer hands them over, each of frames of one second in the order of
+  arrival: join, screen, sort, encode; lock the stream's mark, COPY, move the mark, commit.
 - preencoded: the same rows, sorted and encoded before the clock starts, sent over one plain psycopg connection to the
   same table in the same kind of transaction. What is left to the engine is its own work and its event loop.
 - unnest: the earlier service's INSERT ... SELECT FROM unnest(...) with batches of 15 000 rows into its table with its
@@ -28,7 +29,7 @@ from functools import partial
 import psycopg
 import uvloop
 
-from bench.copy_baselines import TAGS, Feed, Preencoded, Unnest
+from bench.copy_baselines import TAGS, Feed, Preencoded, Stream, Unnest
 from bench.report import Progress, Report, Target, interleaved, median_ratio
 from engine.database_pool import DatabasePool
 from engine.migrations import Which, migrate_database
@@ -46,7 +47,7 @@ UNNEST_BATCHES = 2
 ROUNDS = 15
 
 MEANING = {
-    "rows_per_s": "Store.write, batches of 10,000 and of 50,000 rows",
+    "rows_per_s": "Store.commit, batches of 10,000 and of 50,000 rows",
     "preencoded_rows_per_s": "ready bytes over one connection, same table",
     "unnest_rows_per_s": "INSERT ... unnest, batches of 15,000, its table",
     "vs_preencoded": "rows_per_s / preencoded_rows_per_s",
@@ -102,10 +103,13 @@ def _measure(database: str, progress: Progress) -> tuple[StorageMode, dict[str, 
         preencoded = stack.enter_context(closing(Preencoded(database, mode)))
         unnest = stack.enter_context(closing(Unnest(database, mode)))
 
+        stream = runner.run(Stream.claimed(store))
+
         async def engine(batches: list[Batch]) -> float:
+            ready = [stream.frames(batch) for batch in batches]
             began = time.perf_counter()
-            for batch in batches:
-                await store.write(batch)
+            for frames in ready:
+                await stream.commit(frames)
             return time.perf_counter() - began
 
         def timed(way: Callable[[list[Batch]], float], batch_rows: int, batches: int) -> float:

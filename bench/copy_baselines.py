@@ -6,6 +6,7 @@ import time
 import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import psycopg
@@ -14,8 +15,10 @@ from psycopg import pq
 from psycopg.adapt import PyFormat, Transformer
 
 from engine._fastpath import encode_copy
+from engine.frames import Frame, sequence_of
+from engine.gaps import GapChanges
 from engine.readings import READING_COLUMNS, Batch, Kind
-from engine.store import StorageMode
+from engine.store import Claim, Commit, StorageMode, Store
 
 TAGS = 1_000
 _FIRST_US = 1_750_000_000_000_000
@@ -52,6 +55,40 @@ def sorted_by_tag(batch: Batch) -> Batch:
     return Batch(
         batch.ts_us[order], batch.tag_id[order], batch.status[order], batch.value[order], batch.kind[order]
     )
+
+
+class Stream:
+    """A stream's owner: makes frames of batches, and commits them behind each other."""
+
+    def __init__(self, store: Store, stream: UUID, claim: Claim) -> None:
+        """Use `claimed`."""
+        self._store = store
+        self._stream = stream
+        self._epoch = claim.epoch
+        (self._lane,) = claim.lanes
+        self._count = 0
+
+    @classmethod
+    async def claimed(cls, store: Store) -> Stream:
+        """Become the owner of a new stream."""
+        stream = uuid.uuid4()
+        return cls(store, stream, await store.claim(stream, 1))
+
+    def frames(self, batch: Batch) -> list[Frame]:
+        """Return a batch as the frames that it would have come in, one a second."""
+        return [self._frame(batch.part(first, first + TAGS)) for first in range(0, len(batch), TAGS)]
+
+    def _frame(self, batch: Batch) -> Frame:
+        self._count += 1
+        sequence = sequence_of(self._epoch, self._count)
+        return Frame(sequence, sequence - 1, int(batch.ts_us[0]), batch, GapChanges(), (), nbytes=0)
+
+    async def commit(self, frames: list[Frame]) -> None:
+        """Commit frames as one batch."""
+        done = await self._store.commit(
+            Commit(self._stream, self._epoch, self._lane, frames, frames[-1].sequence)
+        )
+        (self._lane,) = done.lanes
 
 
 class Preencoded:

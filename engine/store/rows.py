@@ -106,11 +106,11 @@ class Rows:
 
 def screened(frames: Sequence[Frame], ahead_most_s: float) -> tuple[Rows, list[Refused]]:
     """Return the rows of some frames that can be stored, sorted, and those that cannot."""
-    joined = _joined([frame.batch for frame in frames])
-    sizes = [len(frame.batch) for frame in frames]
-    starts = np.cumsum([0, *sizes[:-1]], dtype=np.int64)
+    sizes = np.array([len(frame.batch) for frame in frames], np.int64)
+    starts = np.cumsum(sizes) - sizes
+    joined = _joined([frame.batch for frame in frames], starts)
     everything = Rows(joined, np.arange(len(joined)), starts, [frame.sequence for frame in frames])
-    latest_us = np.array([_latest_us(frame.journaled_us, ahead_most_s) for frame in frames], np.int64)
+    latest_us = _latest_us(np.array([frame.journaled_us for frame in frames], np.int64), ahead_most_s)
     early = joined.ts_us < LEAST_US
     late = joined.ts_us > np.repeat(latest_us, sizes)
     fits = ~(early | late)
@@ -122,14 +122,10 @@ def screened(frames: Sequence[Frame], ahead_most_s: float) -> tuple[Rows, list[R
         if fits[row]:
             fits[row] = False
             refused.append(everything.refused(row, Reason.TEXT, _about_text(joined, row)))
-    origin = np.flatnonzero(fits)
-    origin = origin[np.lexsort((joined.ts_us[origin], joined.tag_id[origin]))]
+    origin = np.lexsort((joined.ts_us, joined.tag_id))
+    if refused:
+        origin = origin[fits[origin]]
     return Rows(_picked(joined, origin), origin, starts, everything.sequences), refused
-
-
-def sorted_rows(batch: Batch) -> Batch:
-    """Return a batch in the order of the index."""
-    return _picked(batch, np.lexsort((batch.ts_us, batch.tag_id)))
 
 
 def bytes_of(text: str) -> bytes:
@@ -140,20 +136,18 @@ def bytes_of(text: str) -> bytes:
         return text.encode("utf-8", "surrogatepass")
 
 
-def _latest_us(journaled_us: int, ahead_most_s: float) -> int:
-    if journaled_us < _CLOCK_LEAST_US:
-        return _LATE_WITHOUT_CLOCK_US
-    return journaled_us + int(ahead_most_s * 1_000_000)
+def _latest_us(journaled_us: NDArray[np.int64], ahead_most_s: float) -> NDArray[np.int64]:
+    by_clock = journaled_us + int(ahead_most_s * 1_000_000)
+    return np.where(journaled_us < _CLOCK_LEAST_US, _LATE_WITHOUT_CLOCK_US, by_clock)
 
 
-def _joined(batches: Sequence[Batch]) -> Batch:
+def _joined(batches: Sequence[Batch], starts: NDArray[np.int64]) -> Batch:
     if len(batches) == 1:
         return batches[0]
     texts: dict[int, str] = {}
-    row = 0
-    for batch in batches:
-        texts |= {row + place: text for place, text in batch.texts.items()}
-        row += len(batch)
+    for batch, start in zip(batches, starts.tolist(), strict=True):
+        if batch.texts:
+            texts |= {start + place: text for place, text in batch.texts.items()}
     return Batch(
         ts_us=np.concatenate([np.empty(0, np.int64), *(batch.ts_us for batch in batches)]),
         tag_id=np.concatenate([np.empty(0, np.int32), *(batch.tag_id for batch in batches)]),

@@ -9,11 +9,9 @@ from engine.database_pool import Priority
 from engine.errors import DatabaseNotMigrated
 from engine.store.claims import claim_stream
 from engine.store.commits import Commit, Committed, Transaction
-from engine.store.gap_rows import change_gaps
 from engine.store.modes import StorageMode, detect_mode
 from engine.store.newest import NEWEST_TAGS, fill_newest, nothing_known
-from engine.store.rows import sorted_rows
-from engine.store.session import BEGIN, Session
+from engine.store.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
 
     from engine.breaker import Breaker
     from engine.database_pool import Database
-    from engine.gaps import GapChanges
     from engine.readings import Batch
     from engine.store.marks import Claim
 
@@ -97,19 +94,6 @@ class Store:
                 session, self.mode, database_id=self._database_id, ahead_most_s=self._ahead_most_s
             )
             return await transaction.run(commit)
-
-    async def write(self, batch: Batch, gaps: GapChanges | None = None) -> None:
-        """Store a batch and what it changes in reading_gaps, outside of any stream; returns after the commit."""
-        if len(batch) == 0 and not gaps:
-            return
-        async with self._connected(Priority.WRITE) as connection:
-            session = Session(connection, f"cannot store a batch of {len(batch)} readings")
-            await session.simple(BEGIN)
-            if len(batch):
-                await session.copy(sorted_rows(batch))
-            if gaps:
-                await change_gaps(session, gaps)
-            await session.simple("commit")
 
     @asynccontextmanager
     async def _connected(self, priority: Priority) -> AsyncIterator[AsyncConnection[Any]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -18,13 +20,14 @@ from engine.query import Cursor, Readings
 from engine.query.readings import _BEGIN, _page
 from engine.readings import Batch, Kind
 from engine.settings import Settings
-from engine.store import Store
+from tests.engine.commits import put_readings
 from tests.servers.databases import MasterAndTenant, Server
 
 BASE_US = 1_780_000_000_000_000
 DAY_US = 86_400_000_000
 HOUR_US = DAY_US // 24
 Database = psycopg.AsyncConnection[Any]
+Put = Callable[[Batch], None]
 Row = tuple[int, int, int, float | None, str | None]
 
 
@@ -34,8 +37,9 @@ def readings(databases: MasterAndTenant, pool: DatabasePool) -> Readings:
 
 
 @pytest.fixture
-def store(databases: MasterAndTenant, pool: DatabasePool) -> Store:
-    return Store(pool.database(databases.tenant_dsn, "test store"))
+def put(databases: MasterAndTenant) -> Put:
+    """A function that puts a batch into the readings of `acme`."""
+    return partial(put_readings, databases.tenant_dsn)
 
 
 @pytest.fixture
@@ -124,10 +128,10 @@ async def streamed(readings: Readings, rows_per_batch: int, **selection: Any) ->
 
 @pytest.mark.parametrize("limit", [1, 7, 500, 100_000])
 async def test_pages_give_every_row_once_and_in_order_even_among_duplicates(
-    readings: Readings, store: Store, wells: dict[str, UUID], limit: int
+    readings: Readings, put: Put, wells: dict[str, UUID], limit: int
 ) -> None:
     rows = random_rows(limit, {1: 60, 7: 400}.get(limit, 2_000), times=20, step_us=HOUR_US * 7)
-    await store.write(batch_of(rows))
+    put(batch_of(rows))
     window: dict[str, Any] = {"from_us": BASE_US, "to_us": BASE_US + 20 * HOUR_US * 7}
     assert await all_pages(readings, limit, **window) == in_order(rows)
     five = [row for row in rows if row[1] <= 5]
@@ -140,41 +144,41 @@ async def test_pages_give_every_row_once_and_in_order_even_among_duplicates(
     ("rows_per_batch", "step_us"), [(1, HOUR_US), (64, 1), (64, DAY_US * 3), (10_000, HOUR_US)]
 )
 async def test_a_stream_gives_every_row_once_and_in_order_however_thick_or_thin(
-    readings: Readings, store: Store, wells: dict[str, UUID], rows_per_batch: int, step_us: int
+    readings: Readings, put: Put, wells: dict[str, UUID], rows_per_batch: int, step_us: int
 ) -> None:
     rows = random_rows(step_us % 97, 80 if rows_per_batch == 1 else 3_000, times=50, step_us=step_us)
-    await store.write(batch_of(rows))
+    put(batch_of(rows))
     window: dict[str, Any] = {"from_us": BASE_US - DAY_US * 100, "to_us": BASE_US + DAY_US * 200}
     assert await streamed(readings, rows_per_batch, **window) == in_order(rows)
 
 
 async def test_a_page_of_very_many_tags_goes_slice_by_slice_and_is_the_same(
-    readings: Readings, store: Store, wells: dict[str, UUID], monkeypatch: pytest.MonkeyPatch
+    readings: Readings, put: Put, wells: dict[str, UUID], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = random_rows(5, 2_000, times=300, step_us=HOUR_US // 3)
-    await store.write(batch_of(rows))
+    put(batch_of(rows))
     monkeypatch.setattr("engine.query.readings._MOST_ENTRIES_AT_ONCE", 10)
     window: dict[str, Any] = {"from_us": BASE_US - DAY_US * 30, "to_us": BASE_US + DAY_US * 30}
     assert await all_pages(readings, 700, **window) == in_order(rows)
 
 
 async def test_a_range_includes_its_start_and_not_its_end(
-    readings: Readings, store: Store, wells: dict[str, UUID]
+    readings: Readings, put: Put, wells: dict[str, UUID]
 ) -> None:
     rows: list[Row] = [(BASE_US + place, 1, 0, 1.0, None) for place in range(4)]
-    await store.write(batch_of(rows))
+    put(batch_of(rows))
     found = await readings.range(from_us=BASE_US + 1, to_us=BASE_US + 3, limit=10)
     assert rows_of(found) == rows[1:3]
 
 
 async def test_a_page_goes_on_where_the_last_one_ended_although_rows_came_in_before_it(
-    readings: Readings, store: Store, wells: dict[str, UUID]
+    readings: Readings, put: Put, wells: dict[str, UUID]
 ) -> None:
     rows: list[Row] = [(BASE_US + place * 10, 1, 0, float(place), None) for place in range(10)]
-    await store.write(batch_of(rows))
+    put(batch_of(rows))
     window: dict[str, Any] = {"from_us": BASE_US, "to_us": BASE_US + 1_000, "tag_ids": [1]}
     first = await readings.range(limit=5, **window)
-    await store.write(batch_of([(BASE_US + 5, 1, 0, 99.0, None), (BASE_US + 95, 1, 0, 100.0, None)]))
+    put(batch_of([(BASE_US + 5, 1, 0, 99.0, None), (BASE_US + 95, 1, 0, 100.0, None)]))
     second = await readings.range(limit=100, after=Cursor.after(first), **window)
     assert rows_of(second) == [*rows[5:], (BASE_US + 95, 1, 0, 100.0, None)]
 
@@ -192,7 +196,7 @@ async def test_an_empty_selection_or_range_gives_an_empty_batch(
 
 
 async def test_readings_of_the_first_and_the_last_storable_times_are_found(
-    readings: Readings, store: Store, wells: dict[str, UUID], databases: MasterAndTenant
+    readings: Readings, put: Put, wells: dict[str, UUID], databases: MasterAndTenant
 ) -> None:
     years = {
         "1601": -11_644_473_600_000_000,
@@ -200,7 +204,7 @@ async def test_readings_of_the_first_and_the_last_storable_times_are_found(
         "12000": 316_516_032_000_000_000,
     }
     for ts_us in years.values():
-        await store.write(batch_of([(ts_us, 1, 0, 1.0, None)]))
+        put(batch_of([(ts_us, 1, 0, 1.0, None)]))
     for ts_us in years.values():
         found = await readings.range(from_us=ts_us, to_us=ts_us + 1, limit=5)
         assert found.ts_us.tolist() == [ts_us]
@@ -209,10 +213,10 @@ async def test_readings_of_the_first_and_the_last_storable_times_are_found(
 
 
 async def test_history_of_deleted_tags_stays_readable(
-    readings: Readings, store: Store, database: Database, wells: dict[str, UUID]
+    readings: Readings, put: Put, database: Database, wells: dict[str, UUID]
 ) -> None:
     rows: list[Row] = [(BASE_US, 1, 0, 1.0, None), (BASE_US, 2, 0, 2.0, None)]
-    await store.write(batch_of(rows))
+    put(batch_of(rows))
     await catalog.delete_tag(database, 1)
     await database.commit()
     found = await readings.range(from_us=BASE_US, to_us=BASE_US + 1, limit=5, well_id=wells["Permian"])
@@ -224,9 +228,9 @@ async def test_history_of_deleted_tags_stays_readable(
 
 
 async def test_latest_gives_the_newest_reading_of_each_tag_with_its_names(
-    readings: Readings, store: Store, wells: dict[str, UUID]
+    readings: Readings, put: Put, wells: dict[str, UUID]
 ) -> None:
-    await store.write(
+    put(
         batch_of(
             [
                 (BASE_US + 5 * DAY_US, 1, 0x80340000, None, None),
@@ -315,11 +319,11 @@ async def test_a_database_that_is_not_migrated_or_not_there_says_so(
 @pytest.mark.parametrize("analyzed", [True, False])
 @pytest.mark.parametrize("after", [None, Cursor(BASE_US + DAY_US, 4, 3)])
 async def test_a_range_by_tag_reads_the_index_in_its_order_and_nothing_else(
-    database: Database, store: Store, wells: dict[str, UUID], after: Cursor | None, analyzed: bool
+    database: Database, put: Put, wells: dict[str, UUID], after: Cursor | None, analyzed: bool
 ) -> None:
     """20 000 rows of 10 tags over 10 days; also when the planner knows nothing of the newest chunk yet."""
     places = np.arange(20_000)
-    await store.write(
+    put(
         Batch(
             ts_us=(BASE_US + (places // 10) * 432_000_000).astype(np.int64),
             tag_id=(places % 10 + 1).astype(np.int32),
@@ -420,9 +424,9 @@ async def test_more_queries_than_connections_wait_their_turn_but_not_for_ever(
 
 
 async def test_a_stream_that_nobody_reads_on_holds_no_connection(
-    readings: Readings, store: Store, wells: dict[str, UUID]
+    readings: Readings, put: Put, wells: dict[str, UUID]
 ) -> None:
-    await store.write(batch_of([(BASE_US + place, 1, 0, 1.0, None) for place in range(100)]))
+    put(batch_of([(BASE_US + place, 1, 0, 1.0, None) for place in range(100)]))
     streams = [readings.stream(from_us=BASE_US, to_us=BASE_US + 100, rows_per_batch=1) for _ in range(10)]
     for stream in streams:
         await anext(stream)

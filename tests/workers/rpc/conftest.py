@@ -15,12 +15,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from psycopg.conninfo import conninfo_to_dict
 
 from engine import catalog, database
-from engine.database_pool import DatabasePool
 from engine.migrations import Which, migrate_database
 from engine.readings import Batch, Kind
 from engine.settings import Settings
-from engine.store import Store
 from tests.end_to_end.engine_process import free_port
+from tests.engine.commits import put_readings
 from tests.servers.databases import (
     MasterAndTenant,
     Server,
@@ -76,9 +75,7 @@ async def _filled(databases: MasterAndTenant) -> World:
         await catalog.seed(connection, uuid4(), "opc.tcp://127.0.0.1:4840")
         tags = await catalog.list_tags(connection)
     batch = readings_of_every_sort([tag.tag_id for tag in tags])
-    pool = DatabasePool(1, retry_most_s=0.0)
-    await Store(pool.database(databases.tenant_dsn, "test")).write(batch)
-    await pool.close()
+    put_readings(databases.tenant_dsn, batch)
     wells = tuple(dict.fromkeys(tag.well_id for tag in tags))
     return World(databases, wells, tuple(tag.tag_id for tag in tags), batch)
 
