@@ -20,9 +20,9 @@ class DiskFile:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
-    def write(self, data: bytes | bytearray | memoryview) -> int:
+    def write(self, *parts: bytes | bytearray | memoryview) -> int:
         """Write at the end; return how many bytes were taken."""
-        return os.write(self._descriptor, data)
+        return os.writev(self._descriptor, parts)
 
     def sync(self) -> None:
         """fdatasync: the data, and the size, which is needed to read it back."""

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 class AppendFile(Protocol):
     """A file that is only written at its end. Each call may block; errors are OSError."""
 
-    def write(self, data: bytes | bytearray | memoryview) -> int:
-        """Write at the end; return how many bytes were taken, which may be fewer."""
+    def write(self, *parts: bytes | bytearray | memoryview) -> int:
+        """Write up to 1 024 parts, one behind the other, at the end; return how many bytes were taken: perhaps fewer."""
 
     def sync(self) -> None:
         """Return when everything written is on the disk (fdatasync)."""

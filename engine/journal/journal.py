@@ -185,7 +185,7 @@ class Journal:
                 break
             except OSError as exc:
                 self.failures += 1
-                log.exception("the journal's disk does not take a new segment", error=str(exc))
+                log.error("the journal's disk does not take a new segment", error=str(exc))
                 if exc.errno in NO_ROOM:
                     return
                 if attempt:
@@ -282,7 +282,7 @@ class Journal:
                             await self._wait_for_room(f"its disk is full: {exc}", _NO_ROOM_RETRY_S)
                         continue
                     failures += 1
-                    log.exception("the journal's disk fails; the segment is given up", failures=failures)
+                    log.error("the journal's disk fails; the segment is given up", error=str(exc))
                     if failures > 1:
                         self._set_accepting(f"its disk fails: {exc}")
                         raise JournalUnavailable(f"its disk fails: {exc}", str(self._folder)) from exc

@@ -105,7 +105,9 @@ def sync_or_copy(files: Files, path: Path, size_bytes: int) -> None:
     except OSError as exc:
         if exc.errno != errno.EIO:
             raise
-        log.exception("a segment cannot be synced: it is written again to a new file", file=str(path))
+        log.error(
+            "a segment cannot be synced: it is written again to a new file", file=str(path), error=str(exc)
+        )
     else:
         return
     finally:

@@ -138,8 +138,11 @@ def read_around(files: Files, path: Path, offset: int, most_bytes: int) -> bytes
     except OSError as exc:
         if exc.errno != errno.EIO:
             raise
-        log.exception(
-            "the journal's disk cannot read a segment: reading around it", file=str(path), at=offset
+        log.error(
+            "the journal's disk cannot read a segment: reading around it",
+            file=str(path),
+            at=offset,
+            error=str(exc),
         )
     parts = []
     end = min(offset + most_bytes, files.size_bytes(path))

@@ -46,11 +46,13 @@ class Group:
     journaled_us: int
     segment: Segment | None
     """A new one, to be made for them."""
-    content: bytes
+    parts: Sequence[bytes | bytearray]
+    """What goes to the file, one behind the other. Joined they would be one large piece of fresh memory for each group,
+    whose page faults cost as much CPU as everything else together (measured with 16 records of 25 kB)."""
 
     @property
     def nbytes(self) -> int:
-        return len(self.content)
+        return sum(map(len, self.parts))
 
 
 class Writer:
@@ -131,7 +133,7 @@ class Writer:
             records.append(record)
             size_bytes += len(record)
             sequence += 1
-        content = b"".join(records)
+        parts: list[bytes | bytearray] = [*records]
         if segment is not None:
             assert self._database is not None
             header = Header(
@@ -143,8 +145,8 @@ class Writer:
                 previous=segment.previous or 0,
                 made_us=now_us,
             )
-            content = header.encoded() + content
-        return Group(entries[: len(records)], records, self._next, now_us, segment, content)
+            parts.insert(0, header.encoded())
+        return Group(entries[: len(records)], records, self._next, now_us, segment, parts)
 
     def _new_segment(self) -> Segment:
         epoch, first = self._next >> EPOCH_SHIFT, self._next
@@ -166,9 +168,9 @@ class Writer:
         def write() -> SegmentFile:
             if group.segment is None:
                 assert file is not None
-                file.add(group.content)
+                file.add(group.parts)
                 return file
-            made = SegmentFile.create(self._files, group.segment.path, group.content)
+            made = SegmentFile.create(self._files, group.segment.path, group.parts)
             if file is not None:
                 file.close()
             return made

@@ -12,12 +12,15 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from engine.journal.files import AppendFile, Files
 
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+# What one write takes: IOV_MAX on Linux.
+_MOST_PARTS = 1_024
 
 
 class SegmentFile:
@@ -29,7 +32,7 @@ class SegmentFile:
         self.spoiled = False
 
     @classmethod
-    def create(cls, files: Files, path: Path, content: bytes) -> SegmentFile:
+    def create(cls, files: Files, path: Path, parts: Sequence[bytes | bytearray]) -> SegmentFile:
         """Make a new segment with its header and first records, durable. Raises OSError, and then there is none.
 
         A file that has the name already is of an attempt that failed: nobody was told that it holds anything.
@@ -40,7 +43,7 @@ class SegmentFile:
             files.remove(path)
             file = files.create(path)
         try:
-            _write(file, content)
+            size_bytes = _write(file, parts)
             file.sync()
             files.sync_folder(path.parent)
         except OSError:
@@ -49,12 +52,12 @@ class SegmentFile:
             with suppress(OSError):
                 files.remove(path)
             raise
-        return cls(file, len(content))
+        return cls(file, size_bytes)
 
-    def add(self, content: bytes) -> None:
+    def add(self, parts: Sequence[bytes | bytearray]) -> None:
         """Append records, durable. Raises OSError, and then none of them is in the file or the file is `spoiled`."""
         try:
-            _write(self._file, content)
+            size_bytes = _write(self._file, parts)
         except OSError as exc:
             self.spoiled = exc.errno not in NO_ROOM or not self._cut_back()
             raise
@@ -63,7 +66,7 @@ class SegmentFile:
         except OSError:
             self.spoiled = True
             raise
-        self._size_bytes += len(content)
+        self._size_bytes += size_bytes
 
     def close(self) -> None:
         """Close the file; what is durable is so already."""
@@ -78,7 +81,16 @@ class SegmentFile:
         return True
 
 
-def _write(file: AppendFile, content: bytes) -> None:
-    left = memoryview(content)
-    while left:
-        left = left[file.write(left) :]
+def _write(file: AppendFile, parts: Sequence[bytes | bytearray]) -> int:
+    """Write all of it, and return how many bytes that were."""
+    left: list[bytes | bytearray | memoryview] = [*parts]
+    at = size_bytes = 0
+    while at < len(left):
+        taken = file.write(*left[at : at + _MOST_PARTS])
+        size_bytes += taken
+        while at < len(left) and taken >= len(left[at]):
+            taken -= len(left[at])
+            at += 1
+        if taken:
+            left[at] = memoryview(left[at])[taken:]
+    return size_bytes
