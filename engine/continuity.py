@@ -77,6 +77,8 @@ class _Mark:
     cause: int = 0
     late: bool | None = None
     recovered: Gaps | None = None
+    rest: Gaps = NO_GAPS
+    """What is left of `recovered`."""
 
 
 class Continuity:
@@ -137,10 +139,10 @@ class Continuity:
             self._marks.append(_Mark(first, late=True))
             self._marks.append(_Mark(end, late=False))
 
-    def recovered(self, gaps: Gaps) -> None:
-        """Say that the rows before this moment fill these gaps, which were recorded before."""
+    def recovered(self, gaps: Gaps, rest: Gaps = NO_GAPS) -> None:
+        """Say that the rows before this moment fill these gaps, which were recorded before, but for the `rest`."""
         if len(gaps):
-            self._marks.append(_Mark(self.row, recovered=gaps))
+            self._marks.append(_Mark(self.row, recovered=gaps, rest=rest))
             if self._wake is not None:
                 self._wake()
 
@@ -205,7 +207,7 @@ class Continuity:
         repeated = len(batch) - int(np.count_nonzero(judged.keep))
         return Taken(
             batch=_kept(batch, judged.keep) if repeated else batch,
-            changes=GapChanges(opened, recovered),
+            changes=GapChanges(Gaps.joined([opened, *judged.rests]), recovered),
             repeated=repeated,
             overflows=judged.overflows,
             unowned=self._hand_out(opened),
@@ -216,6 +218,8 @@ class Continuity:
             self._late = mark.late
         if mark.recovered is not None:
             judged.recovered.append(mark.recovered)
+            if len(mark.rest):
+                judged.rests.append(mark.rest)
         if mark.slots is not None:
             self._reach(mark.slots)
             fresh = self._cause[mark.slots] == 0
@@ -372,12 +376,14 @@ _Before = tuple["NDArray[np.int64]", "NDArray[np.uint32]", "NDArray[np.float64]"
 class _Judged:
     """What one `take` has found so far."""
 
-    __slots__ = ("keep", "opened", "overflows", "recovered")
+    __slots__ = ("keep", "opened", "overflows", "recovered", "rests")
 
     def __init__(self, keep: NDArray[np.bool_]) -> None:
         self.keep = keep
         self.opened: list[Gaps] = []
         self.recovered: list[Gaps] = []
+        # Of gaps that whoever fills them has already.
+        self.rests: list[Gaps] = []
         self.overflows = 0
 
     def open(

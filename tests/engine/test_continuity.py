@@ -314,6 +314,25 @@ def test_a_gap_that_was_filled_is_forgotten_behind_the_rows_that_filled_it() -> 
     assert not line.continuity.pending
 
 
+def test_of_a_gap_that_was_filled_in_part_the_rest_is_recorded_behind_the_rows_and_given_to_nobody() -> None:
+    line = Line()
+    given: list[Gaps] = []
+    line.continuity.attach(line.all, given.append)
+    line.put((0, 10, 1.0))
+    line.continuity.interrupted(line.all, Cause.OUTAGE)
+    line.put((0, 50, 1.0))
+    line.take()
+    (gap,) = given
+    rest = Gaps(gap.slot, gap.tag_id, gap.from_us + 20, gap.to_us, gap.cause)
+    line.put((0, 30, 3.0))
+    line.continuity.recovered(gap, rest)
+    taken = line.take()
+    assert listed(taken.changes.recovered) == [(0, 10, 50, Cause.OUTAGE)]
+    assert listed(taken.changes.recorded) == [(0, 30, 50, Cause.OUTAGE)]
+    assert len(given) == 1
+    assert taken.unowned == 0
+
+
 def test_what_the_database_knows_counts_until_something_newer_was_seen() -> None:
     line = Line()
     stored = Batch(

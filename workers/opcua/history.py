@@ -3,7 +3,8 @@
 Owns the gaps of one connection that may still be filled, over all of its sessions, and the HistoryRead requests. A gap
 is recorded whether or not it can be filled (engine/continuity.py), so that nothing is forgotten when this process dies;
 when the server has told all that it knows of the interval, the gap is taken out again behind the values that filled it.
-Otherwise it stays. A history that answers "nothing" says that nothing has changed.
+Otherwise it stays. Behind the values of each page the gap becomes what is left of it, so that the table says what is
+missing whenever this process dies. A history that answers "nothing" says that nothing has changed.
 
     offer()    the pipeline found gaps            -> pending
     run()      HistoryRead, page after page       -> the ring; recovered() or given up
@@ -291,10 +292,11 @@ class Backfiller:
                 filled.append(at)
             elif reading.empty_pages[at] > _EMPTY_PAGES_MOST:
                 failed.append(at)
-        self._finish(reading, np.array(failed, np.intp))
         done = np.array(filled, np.intp)
         self._continuity.recovered(reading.gaps.where(done))
         reading.leave(done)
+        self._continuity.recovered(*reading.shrink())
+        self._finish(reading, np.array(failed, np.intp))
 
     def _finish(self, reading: _Reading, which: NDArray[np.intp]) -> None:
         """Give up some of the gaps that are being read."""
@@ -370,6 +372,13 @@ class _Reading:
             self.empty_pages[at] = 0
         else:
             self.empty_pages[at] += 1
+
+    def shrink(self) -> tuple[Gaps, Gaps]:
+        """Let the gaps begin where they have been read to; return those that do now, before and after."""
+        which = self.left[self.after_us[self.left] > self.gaps.from_us[self.left]]
+        before = self.gaps.where(which)
+        self.gaps.from_us[which] = self.after_us[which]
+        return before, self.gaps.where(which)
 
     def leave(self, which: NDArray[np.intp]) -> None:
         """Do not read these any more."""

@@ -14,6 +14,7 @@ from engine.continuity import Continuity
 from engine.errors import ConnectionRefused
 from engine.gaps import Cause, Gaps
 from engine.metrics import Counter
+from engine.scaling import TagTable
 from tests.workers.opcua.publishing_script import fault, header
 from tests.workers.opcua.tenant import Tenant, until
 from workers.opcua.history import Backfiller
@@ -138,6 +139,23 @@ async def test_a_server_that_turns_in_circles_is_left(tenant: Tenant) -> None:
     await site.settled(2)
     assert len(site.asked) < 12
     assert tenant.counted(Counter.BACKFILLED) == 2
+
+
+async def test_of_a_gap_that_was_read_in_part_only_the_rest_stays(tenant: Tenant) -> None:
+    pages = [
+        page(1, 0, point=b"more", values=(5,)),
+        page(1, 0, point=b"more", values=(7,)),
+        page(1, 0x8000_0000),
+    ]
+    site = Site(tenant, 1, lambda _nodes: pages.pop(0))
+    await site.settled(1)
+    table = TagTable()
+    table.slot(0)
+    raw = tenant.sink.drain()
+    changes = site.continuity.take(raw.slot, table.scale(raw)).changes
+    assert [(after - START_US) for after in changes.recovered.from_us] == [0, 5]
+    assert [(after - START_US) for after in changes.recorded.from_us] == [5, 7]
+    assert set(changes.recorded.to_us) == {START_US + 1_000_000}
 
 
 async def test_an_answer_that_cannot_be_read_costs_its_gaps_and_not_the_connection(tenant: Tenant) -> None:
