@@ -41,12 +41,13 @@ async def copy_all_but_refused(session: Session, rows: Rows) -> list[Refused]:
             if halves := _halves(first, end):
                 waiting += halves
                 continue
+            said = str(exc).removeprefix(f"{session.what}: ")
             if len(refused) == most:
                 raise DatabaseRejected(
-                    f"systemic: more than {most} of {len(rows)} readings are refused, the last one so: {exc}",
+                    f"systemic: more than {most} of {len(rows)} readings are refused, the last one so: {said}",
                     exc.sqlstate,
                 ) from exc
-            refused.append(rows.refused(first, Reason.REJECTED, str(exc), exc.sqlstate))
+            refused.append(rows.refused(first, Reason.REJECTED, said, exc.sqlstate))
         else:
             await session.simple("release savepoint part; savepoint part")
     return refused

@@ -41,7 +41,7 @@ class Session:
     def __init__(self, connection: AsyncConnection[Any], what: str) -> None:
         """`what` begins every error's message, and says what was tried."""
         self._connection = connection
-        self._what = what
+        self.what = what
 
     async def simple(self, statements: str) -> AsyncCursor[Any]:
         """Send statements without parameters as one query; return the cursor of the last one's result."""
@@ -63,7 +63,7 @@ class Session:
                 batch.ts_us, batch.tag_id, batch.status, batch.value, batch.kind, batch.texts
             )
         except ValueError as exc:
-            raise DatabaseRejected(f"{self._what}: {len(batch)} readings cannot be encoded: {exc}") from exc
+            raise DatabaseRejected(f"{self.what}: {len(batch)} readings cannot be encoded: {exc}") from exc
         async with self._step(), self._connection.cursor().copy(_COPY.encode()) as copy:
             # psycopg cuts this into pieces of 128 KiB; pieces of a view are views, of a bytearray copies.
             await copy.write(memoryview(encoded))
@@ -72,15 +72,15 @@ class Session:
         """Send the last statement of a transaction and commit it."""
         said = (await self.simple(f"{last}; commit")).statusmessage
         if said != "COMMIT":
-            raise DatabaseUnavailable(f"{self._what}: the answer to commit was {said}")
+            raise DatabaseUnavailable(f"{self.what}: the answer to commit was {said}")
 
     @asynccontextmanager
     async def _step(self) -> AsyncIterator[None]:
         try:
-            with translated(self._what):
+            with translated(self.what):
                 async with asyncio.timeout(_ANSWER_S):
                     yield
         except TimeoutError as exc:
             raise DatabaseUnavailable(
-                f"{self._what}: no answer in {_ANSWER_S} seconds", timed_out=True
+                f"{self.what}: no answer in {_ANSWER_S} seconds", timed_out=True
             ) from exc

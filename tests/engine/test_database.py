@@ -39,6 +39,8 @@ from tests.servers.databases import Server
         ("do $$ begin raise lock_not_available; end $$", DatabaseUnavailable, "55P03"),
         ("set statement_timeout = '10ms'; select pg_sleep(10)", DatabaseUnavailable, "57014"),
         ("set transaction read only; create table t ()", DatabaseUnavailable, "25006"),
+        ("do $$ begin raise 'idle' using errcode = '25P03'; end $$", DatabaseUnavailable, "25P03"),
+        ("do $$ begin raise 'long' using errcode = '25P04'; end $$", DatabaseUnavailable, "25P04"),
         ("select pg_terminate_backend(pg_backend_pid())", DatabaseUnavailable, "57P01"),
     ],
 )

@@ -14,6 +14,7 @@ from engine.errors import (
     DatabaseNotMigrated,
     DatabaseUnavailable,
     InvalidInput,
+    JournalUnavailable,
     MalformedMessage,
     NotFound,
     ScadaError,
@@ -43,7 +44,9 @@ def test_the_drawing_shows_every_error_under_its_parent() -> None:
 
 @pytest.mark.parametrize("kind", ALL)
 def test_a_retry_makes_sense_exactly_where_the_tree_says_so(kind: type[ScadaError]) -> None:
-    assert kind.retry == (kind in {ConnectionRefused, DatabaseUnavailable, DatabaseNotMigrated})
+    assert kind.retry == (
+        kind in {ConnectionRefused, DatabaseUnavailable, DatabaseNotMigrated, JournalUnavailable}
+    )
 
 
 def test_an_invalid_input_begins_with_its_field() -> None:
@@ -62,3 +65,28 @@ def test_a_malformed_message_names_the_byte() -> None:
 def test_a_database_error_carries_its_sqlstate() -> None:
     assert DatabaseError("x", "53300").sqlstate == "53300"
     assert DatabaseUnavailable("no server").sqlstate is None
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "said"),
+    [
+        ("57014", "is_timeout"),
+        ("55P03", "is_timeout"),
+        ("25P04", "is_timeout"),
+        ("40001", "is_conflict"),
+        ("40P01", "is_conflict"),
+        ("22021", "is_about_rows"),
+        ("23514", "is_about_rows"),
+        ("53100", None),
+        ("42703", None),
+        (None, None),
+    ],
+)
+def test_a_database_error_says_what_helps_by_its_sqlstate(sqlstate: str | None, said: str | None) -> None:
+    error = DatabaseError("x", sqlstate)
+    for name in ("is_timeout", "is_conflict", "is_about_rows"):
+        assert getattr(error, name) is (name == said)
+
+
+def test_a_server_that_gave_no_answer_in_time_is_a_timeout_without_a_sqlstate() -> None:
+    assert DatabaseUnavailable("no answer", timed_out=True).is_timeout
