@@ -12,7 +12,7 @@ class AppendFile(Protocol):
     """A file that is only written at its end. Each call may block; errors are OSError."""
 
     def write(self, *parts: bytes | bytearray | memoryview) -> int:
-        """Write up to 1 024 parts, one behind the other, at the end; return how many bytes were taken: perhaps fewer."""
+        """Write up to 1 024 parts in order at the end; return how many bytes were taken, which may be fewer."""
 
     def sync(self) -> None:
         """Return when everything written is on the disk (fdatasync)."""
