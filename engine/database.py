@@ -69,13 +69,16 @@ _REFUSAL = re.compile("|".join(f"(?P<_{state}>{said})" for state, said in _REFUS
 
 
 async def connect(dsn: str, *, application: str, autocommit: bool = False) -> psycopg.AsyncConnection:
-    """Open one connection; names are resolved anew each time.
+    """Open one connection; names are resolved anew each time. Of several hosts, the first that takes writes.
 
     `application` is what pg_stat_activity shows. Raises ConfigurationError for a DSN that cannot be parsed,
     and DatabaseUnavailable when the server cannot be reached or does not let us in.
     """
     parameters: dict[str, Any] = _CONNECT_DEFAULTS | _parse(dsn)
     parameters |= {"application_name": application, "client_encoding": "utf8"}
+    if "," in str(parameters.get("host", "")):
+        # After a failover the old primary may be a standby that answers, and stands first in the list.
+        parameters.setdefault("target_session_attrs", "read-write")
     with translated(f"cannot connect to {_place(parameters)}"):
         return await psycopg.AsyncConnection.connect(
             **parameters,

@@ -446,6 +446,30 @@ async def test_the_next_host_of_a_list_is_tried_when_the_first_is_away(
     assert await pid_of(new_pool().database(listed, APPLICATION)) > 0
 
 
+async def test_of_several_hosts_the_one_that_takes_writes_is_used(
+    timescale_dsn: str, embedded_dsn: str, new_pool: Pool
+) -> None:
+    with (
+        psycopg.connect(embedded_dsn, autocommit=True) as standby,
+        psycopg.connect(timescale_dsn, autocommit=True) as primary,
+    ):
+        for server in (standby, primary):
+            server.execute("create role moved login password 'moved'")
+        try:
+            standby.execute("alter role moved set default_transaction_read_only = on")
+            ports = [urlsplit(dsn).port for dsn in (embedded_dsn, timescale_dsn)]
+            hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
+            pool = new_pool()
+            database = pool.database(f"postgresql://moved:moved@{hosts}/postgres", APPLICATION)
+            async with database.connection() as connection:
+                assert connection.info.port == ports[1]
+            await database.close()
+            await pool.close()
+        finally:
+            for server in (standby, primary):
+                server.execute("drop role moved")
+
+
 def _as(dsn: str, user: str, password: str) -> str:
     parts = urlsplit(dsn)
     return urlunsplit(parts._replace(netloc=f"{user}:{password}@{parts.hostname}:{parts.port}"))
