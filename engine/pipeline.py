@@ -28,6 +28,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from engine._fastpath import Ring
+from engine.cancelling import cancel_all
 from engine.continuity import Continuity
 from engine.enumerations import Enumerations
 from engine.journal.newest import NewestReadings
@@ -209,9 +210,7 @@ class TenantPipeline:
                 self._committer.drain()
             await committing
         finally:
-            for task in (journaling, committing):
-                task.cancel()
-            await asyncio.wait({committing, journaling})
+            await cancel_all(journaling, committing)
 
     def drain(self) -> None:
         """Make `run` write everything it has at once and then return."""

@@ -84,7 +84,7 @@ class Backlog:
         self.memory_rows = 0
         self._memory: deque[tuple[Frame, float]] = deque()
         self._memory_bytes = 0
-        self._most_rows = most_rows
+        self._most_rows = self._all_rows = most_rows
         self._most_bytes = most_bytes
         # When the oldest frame that only the journal has was written, as far as it is known.
         self._journal_oldest_us = 0
@@ -122,6 +122,10 @@ class Backlog:
         """The lanes as they are if what is in memory is taken for committed."""
         before = [lane for lane in self.lanes if lane.after < self.live_after]
         return (*before, Lane(self.live_after, _NO_END))
+
+    def hold_at_most(self, rows: int) -> None:
+        """Have fewer frames in memory from now on, or as many as ever."""
+        self._most_rows = min(rows, self._all_rows)
 
     def batches_in_memory(self) -> list[Batch]:
         """Return the readings of the frames in memory, oldest first."""

@@ -34,7 +34,7 @@ import structlog
 
 from engine.errors import DatabaseError, DatabaseUnavailable, ScadaError, StreamTakenOver
 from engine.metrics import Counter, Gauge
-from engine.pipeline_backlog import MEMORY_MOST_BYTES, BatchRows
+from engine.pipeline_backlog import MEMORY_MOST_BYTES, MEMORY_MOST_ROWS, BatchRows
 from engine.store import Commit, Lane, MarkMoved
 
 if TYPE_CHECKING:
@@ -53,6 +53,9 @@ log = structlog.get_logger(__name__)
 _FIRST_RETRY_S = 0.25
 _FIRST_HELD_S = 2.0
 _CONFLICTS_AT_ONCE = 3
+# From then on a database is away for long: hundreds of tenants may be on one server, and the journal has it all.
+_FAILURES_OF_AN_OUTAGE = 4
+_OUTAGE_MOST_ROWS = 20_000
 # Of one read from the journal: it is in memory beside what is live.
 _READ_MOST_BYTES = MEMORY_MOST_BYTES // 4
 
@@ -249,6 +252,7 @@ class Committer:
     async def _committed(self, batch: _Batch, committed: Committed, seconds: float) -> None:
         counters = self._accounting.counters
         rows = self._backlog.commit(batch.frames, committed.lanes, live=batch.live)
+        self._backlog.hold_at_most(MEMORY_MOST_ROWS)
         counters.set(Gauge.DATABASE_UP, 1)
         counters.set(Gauge.HELD, 0)
         self._accounting.committed(
@@ -293,6 +297,8 @@ class Committer:
         counters.set(Gauge.HELD, int(held))
         self._accounting.waiting()
         failures.report(exc, batch.rows, held=held)
+        if failures.count == _FAILURES_OF_AN_OUTAGE:
+            self._backlog.hold_at_most(max(2 * self._due_rows, _OUTAGE_MOST_ROWS))
         if isinstance(exc, DatabaseError):
             if exc.is_conflict and failures.conflicts < _CONFLICTS_AT_ONCE:
                 failures.conflicts += 1

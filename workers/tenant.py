@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from engine import catalog
+from engine.cancelling import cancel_all
 from engine.continuity import NEVER_US
 from engine.database import is_same_database
 from engine.errors import DatabaseError, JournalUnavailable, ScadaError, StreamTakenOver
@@ -188,9 +189,11 @@ class TenantRunner:
         async with asyncio.TaskGroup() as tasks:
             flowing = tasks.create_task(self._pipeline.run())
             recording = tasks.create_task(self._reports.record())
-            await self._follow_catalog(tasks)
+            following = tasks.create_task(self._follow_catalog(tasks))
+            await self._stopping.wait()
+            await cancel_all(following)
             await self._close_connections(list(self._running), keep=True)
-            recording.cancel()
+            await cancel_all(recording)
             await self._drain(flowing)
 
     async def _drain(self, flowing: asyncio.Task[None]) -> None:
@@ -206,8 +209,7 @@ class TenantRunner:
         with suppress(TimeoutError):
             async with asyncio.timeout(_JOURNAL_STOP_S):
                 await pipeline.wait_journaled()
-        flowing.cancel()
-        await asyncio.wait({flowing})
+        await cancel_all(flowing)
         log.info(
             "readings stay in the journal for the next start: the database did not take them in time",
             rows=pipeline.journaled_rows,

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from engine.cancelling import cancel_all
 from engine.catalog import Durability
 from engine.errors import DatabaseError, DatabaseNotMigrated, JournalError, ScadaError
 from engine.journal.journal import Journal
@@ -29,9 +30,9 @@ from engine.metrics import Gauge
 from engine.pipeline import TenantPipeline
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Coroutine
     from concurrent.futures import Executor
-    from typing import TypeVar
+    from typing import Any, TypeVar
 
     from engine import catalog
     from engine.metrics import TenantSlots
@@ -118,15 +119,15 @@ class StreamOpener:
             observe=self._counters.observe_sync,
         )
 
-    async def _until_it_works(self, attempt: Callable[[], Awaitable[T]], waiting: str) -> T | None:
+    async def _until_it_works(self, attempt: Callable[[], Coroutine[Any, Any, T]], waiting: str) -> T | None:
         failures = 0
         while not self._stopping.is_set():
             try:
-                done = await attempt()
+                done = await self._unless_stopped(attempt())
             except ScadaError as exc:
                 self._report(exc, waiting, failures)
             else:
-                if failures:
+                if failures and done is not None:
                     log.info("the tenant goes on", attempts=failures + 1)
                     self._counters.set(Gauge.HELD, 0)
                 return done
@@ -137,6 +138,16 @@ class StreamOpener:
                 async with asyncio.timeout(ceiling_s * random.uniform(0.5, 1.0)):
                     await self._stopping.wait()
         return None
+
+    async def _unless_stopped(self, attempt: Coroutine[Any, Any, T]) -> T | None:
+        """Return what an attempt returns; None when it was given up, because a database may never answer."""
+        trying = asyncio.create_task(attempt)
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({trying, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            return await trying if trying.done() else None
+        finally:
+            await cancel_all(trying, stopping)
 
     def _report(self, exc: ScadaError, waiting: str, failures: int) -> None:
         """Say the first failure of a streak, and then each time the number of attempts doubles."""

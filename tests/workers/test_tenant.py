@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -20,6 +21,7 @@ from engine.database_pool import DatabasePool
 from engine.journal.disk import DISK
 from engine.metrics import Counter, DropReason, Gauge, MetricsPage, MissingReason, TenantSample
 from engine.settings import JournalSettings, OpcuaSettings, Settings
+from tests.servers.cutting_proxy import CuttingProxy
 from tests.servers.databases import MasterAndTenant
 from tests.servers.opcua_server import OpcuaServer
 from tests.servers.open62541 import hold_counters, open62541_server, release_counters
@@ -224,6 +226,40 @@ async def test_what_the_database_does_not_take_before_the_deadline_of_a_stop_is_
     assert site.rows(MISSING_OR_TWICE) == []
     assert site.gaps() == []
     assert site.readings() == site.counts().counters[Counter.COMMITTED]
+
+
+async def test_a_database_that_has_stopped_answering_does_not_hold_up_a_stop(
+    site: Site, server: OpcuaServer
+) -> None:
+    parts = urlsplit(site.tenant.dsn)
+    assert parts.hostname
+    proxy = await CuttingProxy.start(parts.hostname, parts.port or 5432)
+    login = parts.netloc.rpartition("@")[0]
+    try:
+        site.tenant = replace(
+            site.tenant, dsn=parts._replace(netloc=f"{login}@127.0.0.1:{proxy.port}").geturl()
+        )
+        await read_counters(site, server)
+        received = site.counts().counters[Counter.RECEIVED]
+        proxy.pause()
+        await site.until(lambda: site.counts().counters[Counter.RECEIVED] > received + 30)
+        # Less than a cancellation waits for a server: the test's own limit is the deadline.
+        await asyncio.wait_for(site.stop(deadline_s=0.5), 4)
+        assert site.counts().gauges[Gauge.IN_FLIGHT] >= 30
+        assert site.counts().dropped == (0, 0, 0, 0, 0)
+        assert site.counts().accounting_difference == 0
+        site.start()
+        await asyncio.wait_for(site.stop(deadline_s=0.5), 4)
+        proxy.resume()
+        site.start()
+        await settled_counters(site, server)
+        assert site.rows(MISSING_OR_TWICE) == []
+        assert site.gaps() == []
+        assert site.readings() == site.counts().counters[Counter.COMMITTED]
+        assert site.counts().accounting_difference == 0
+    finally:
+        await site.stop()
+        await proxy.stop()
 
 
 async def test_with_durability_memory_what_the_deadline_of_a_stop_leaves_is_dropped_and_said(
