@@ -93,7 +93,7 @@ class Remembered:
         self._path = folder / str(connection.id)
         self._positions = positions
         self.saved = False
-        """Whether the file is there, as far as we know, and of this process."""
+        """Whether a file is there that the next process could go on with; what it says of the ticket may be old."""
         self._fingerprint = ""
         self._changes = 0
         self._saves = itertools.count()
@@ -112,6 +112,7 @@ class Remembered:
             held = None
         if held is None:
             self.forget()
+        self.saved = held is not None
         return held
 
     def forget(self) -> None:
@@ -127,7 +128,7 @@ class Remembered:
                 log.warning("a remembered session cannot be removed", error=str(exc))
 
     async def save(self, line: Line, held: Held) -> bool:
-        """Write what is known of a session, unless `forget` is called meanwhile; return whether the file is there."""
+        """Write what is known of a session, unless `forget` is called meanwhile; return whether it was written."""
         changes = self._changes
         new = self._path.with_name(f"{self._path.name}.{next(self._saves)}.new")
         try:
@@ -139,8 +140,9 @@ class Remembered:
             new.replace(self._path)
         except (OSError, TypeError, ValueError) as exc:
             # TypeError: texts that are no Unicode, of a server.
-            self.forget()
             log.info("a session cannot be remembered", connection=line.connection.name, reason=str(exc))
+            with suppress(OSError):
+                new.unlink()
             return False
         self.saved = True
         return True

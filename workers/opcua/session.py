@@ -223,7 +223,7 @@ class Connector:
             return False
         if remembered.saved and not held.unsaved.is_set():
             return True
-        return await remembered.save(self._line, held)
+        return await remembered.save(self._line, held) or remembered.saved
 
     def _forget(self) -> None:
         if self._line.remembered is not None:

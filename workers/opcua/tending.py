@@ -24,6 +24,7 @@ from engine import variants
 from engine.errors import ConnectionRefused, ScadaError
 from engine.frames import Position
 from engine.gaps import Cause
+from workers.opcua.backoff import Backoff
 from workers.opcua.browsing.types import read_types
 from workers.opcua.flow import Flow
 from workers.opcua.monitoring.items import Items, monitor
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
     from workers.opcua.sink import Sink
 
 log = structlog.get_logger(__name__)
+
+_SAVE_AGAIN_FIRST_S, _SAVE_AGAIN_MOST_S = 5.0, 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,16 +328,23 @@ class Tending:
 
     async def _remember(self) -> None:
         line, held = self._line, self._held
+        pause = Backoff(first_s=_SAVE_AGAIN_FIRST_S, most_s=_SAVE_AGAIN_MOST_S)
         while line.remembered is not None:
             await held.unsaved.wait()
             held.unsaved.clear()
             if not held.settled:
                 continue
+            saved = False
             try:
-                await line.remembered.save(line, held)
-            except asyncio.CancelledError:
-                held.unsaved.set()
-                raise
+                saved = await line.remembered.save(line, held)
+            finally:
+                if not saved:
+                    held.unsaved.set()
+            if saved:
+                pause.reset()
+            elif held.settled:
+                # The disk is full, as a rule.
+                await asyncio.sleep(pause.next_s())
 
     async def _backfill(self) -> None:
         held = self._held

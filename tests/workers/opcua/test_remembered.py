@@ -24,6 +24,7 @@ from tests.workers.opcua.held import NODES, SETTINGS
 from tests.workers.opcua.lives import Lives
 from tests.workers.opcua.plant import Plant
 from tests.workers.opcua.tenant import Tenant, connection, until
+from workers.opcua import tending
 from workers.opcua.monitoring.outcome import Monitoring
 from workers.opcua.security.pki import Pki
 from workers.opcua.sink import ConnectionReport
@@ -380,3 +381,21 @@ async def test_all_that_is_known_of_each_tag_is_known_to_the_next_process(
     at = len(lives.journal.values[3])
     await until(lambda: len(lives.journal.values[3]) > at)
     assert len(lives.journal.values[3]) == len(set(lives.journal.values[3]))
+
+
+async def test_a_disk_that_takes_no_file_costs_nothing_but_the_file_and_is_tried_again(
+    patient: OpcuaServer, lives: Lives, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tending, "_SAVE_AGAIN_FIRST_S", 0.1)
+    lives.folder.write_bytes(b"no folder")
+    wanted = connection(to(lives, patient), *NODES)
+    lives.begin(wanted, SETTINGS)
+    await lives.goes_on()
+    assert lives.journal.breaks == []
+    lives.folder.unlink()
+    await lives.remembered()
+    await lives.kill()
+    lives.begin(wanted, SETTINGS)
+    await lives.goes_on()
+    assert lives.journal.breaks == []
+    assert lives.counted(Counter.RESUMED_SESSIONS) == 1
