@@ -147,7 +147,7 @@ async def test_of_a_gap_that_was_read_in_part_only_the_rest_stays(tenant: Tenant
         page(1, 0, point=b"more", values=(7,)),
         page(1, 0x8000_0000),
     ]
-    site = Site(tenant, 1, lambda _nodes: pages.pop(0))
+    site = Site(tenant, 1, lambda _nodes: pages.pop(0) if pages else page(0, 0))
     await site.settled(1)
     table = TagTable()
     table.slot(0)
