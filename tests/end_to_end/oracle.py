@@ -35,7 +35,7 @@ with steps as (
 )
 select value, next_value, exists (
     select from reading_gaps g where g.tag_id = s.tag_id and g."from" <= s.ts and g."to" >= s.next_ts
-) from steps s where next_value > value + 1 order by value limit 20
+), ts, next_ts from steps s where next_value > value + 1 order by value limit 20
 """
 _STANDS_STILL_S = 0.3
 
@@ -119,8 +119,11 @@ def check_whole(plant: Plant, counters: Sequence[ServedVariable], last: float, *
         assert found.twice == 0, f"{node_id}: {found.twice} rows twice: {plant.rows(_TWICE, node_id)}"
         if found.lost:
             holes = plant.rows(_MISSING, node_id)
-            unexplained = [hole[:2] for hole in holes if not (gaps and hole[2])]
-            assert not unexplained, f"{node_id}: {found.lost} steps lost, between {unexplained}"
+            unexplained = [(*hole[:2], *map(str, hole[3:])) for hole in holes if not (gaps and hole[2])]
+            recorded = plant.gaps(node_id) if unexplained else []
+            assert not unexplained, (
+                f"{node_id}: {found.lost} steps lost, between {unexplained}; gaps: {recorded}"
+            )
     if not gaps:
         assert plant.rows("select * from reading_gaps limit 5") == []
     return sum(found.rows for found in held.values())

@@ -6,6 +6,7 @@ Rows 1 to 5, 14 and 17 of the catalogue in docs/faults.md.
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,4 @@ def test_a_stop_and_a_start_lose_nothing_because_the_server_keeps_the_subscripti
             resumed = again.metric("scada_resumed_sessions_total", tenant="acme")
             taken_over = again.metric("scada_transferred_subscriptions_total", tenant="acme")
             assert resumed + taken_over > 0
-            from dataclasses import replace
-
             replace(loaded, engine=again).finish()
