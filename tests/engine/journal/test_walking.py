@@ -61,7 +61,7 @@ def test_a_block_that_cannot_be_read_costs_what_is_in_it() -> None:
 
     files.read = failing  # type: ignore[method-assign]
     found = [each for each in walk(files, PATH, STREAM, 0, len(content)) if isinstance(each, Found)]
-    lost = {each for each in range(1, 41)} - {each.record.sequence & 0xFF for each in found}
+    lost = set(range(1, 41)) - {each.record.sequence & 0xFF for each in found}
     nbytes = len(content) // 40
     assert lost == {
         number for number in range(1, 41) if (number - 1) * nbytes < 12_288 and number * nbytes > 8_192
