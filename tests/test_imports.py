@@ -25,6 +25,7 @@ BASE = {
     "readings",
     "gaps",
     "frames",
+    "unstorable",
     "settings",
     "version",
     "secrets",

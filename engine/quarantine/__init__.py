@@ -16,17 +16,17 @@ Connections are in autocommit mode; `retry` and `drop` make their own transactio
 """
 
 from engine.quarantine.listing import ROWS_PER_PAGE_MOST, count_quarantined, list_quarantined
-from engine.quarantine.moving import LEAST_US, drop, retry, rows_now
+from engine.quarantine.moving import drop, retry, rows_now
 from engine.quarantine.records import (
     Caller,
     Dropped,
     Place,
     Quarantined,
-    Reason,
     Retried,
     RetryRules,
     Selection,
 )
+from engine.unstorable import LEAST_US, Reason
 
 __all__ = [
     "LEAST_US",

@@ -9,7 +9,8 @@ from psycopg.rows import class_row
 
 from engine.database import translated
 from engine.errors import InvalidInput
-from engine.quarantine.records import BIGINT_MOST, TEXT_SHOWN_BYTES, Quarantined, Reason, Selection
+from engine.quarantine.records import BIGINT_MOST, TEXT_SHOWN_BYTES, Quarantined, Selection
+from engine.unstorable import Reason
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection

@@ -12,7 +12,8 @@ from psycopg import errors
 
 from engine.database import translated
 from engine.quarantine.listing import CHOSEN
-from engine.quarantine.records import Caller, Dropped, Place, Reason, Retried, RetryRules, Selection
+from engine.quarantine.records import Caller, Dropped, Place, Retried, RetryRules, Selection
+from engine.unstorable import LEAST_US, Reason
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
@@ -27,8 +28,6 @@ RETRIED_ROWS = 1_000
 RETRIED_TEXT_BYTES = 8 << 20
 DROPPED_ROWS = 10_000
 
-# As the engine screens what comes in (engine.store): before it, a server's clock is not set.
-LEAST_US = 631_152_000_000_000  # 1990-01-01
 # timestamptz begins in 4714 BC; it ends after the last microsecond that 64 bits hold.
 _TIMESTAMPTZ_LEAST_US = -210_866_803_200_000_000
 _DETAIL_CHARACTERS = 500

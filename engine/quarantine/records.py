@@ -6,30 +6,17 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
 from engine.errors import InvalidInput
+from engine.unstorable import Reason
 
 IDS_MOST = 10_000
 # Of a text, so much is listed: enough to see what it is. A server may send one of 16 MiB.
 TEXT_SHOWN_BYTES = 1_024
 BIGINT_MOST = 2**63 - 1
 _INTEGER_MOST = 2**31 - 1
-
-
-class Reason(StrEnum):
-    """Why a row is in the quarantine."""
-
-    TIMESTAMP = "timestamp"
-    """Its time is before 1990, or was later than the clock by more than reading_ahead_most_s."""
-    TEXT = "text"
-    """Its text is not UTF-8, or has a NUL in it."""
-    REJECTED = "rejected"
-    """The database refused it; sqlstate and detail say why."""
-    JOURNAL = "journal"
-    """No reading: frames of the journal were lost. Gaps are recorded for them; detail names the bytes that are left."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.errors import DatabaseRejected
-from engine.store.rows import Reason
+from engine.unstorable import Reason
 
 if TYPE_CHECKING:
     from engine.store.rows import Refused, Rows

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.store.rows import Reason, Refused
+from engine.store.rows import Refused
+from engine.unstorable import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

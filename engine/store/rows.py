@@ -17,12 +17,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engine.readings import Batch, Kind
+from engine.unstorable import LEAST_US, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -31,23 +31,12 @@ if TYPE_CHECKING:
 
     from engine.frames import Frame
 
-# No OPC UA server has a value from before OPC: 1996 for the first of it, and 1601 or 1970 is what "unknown" looks like.
-LEAST_US = 631_152_000_000_000  # 1990-01-01
 # This engine's own clock is wrong where it is before the engine was made, as after a start without a clock that is set.
 # It then says nothing of what is too late.
 _CLOCK_LEAST_US = 1_767_225_600_000_000  # 2026-01-01
 _LATE_WITHOUT_CLOCK_US = 4_102_444_800_000_000  # 2100-01-01
 _REFUSED = re.compile("[\x00\ud800-\udfff]")
 _DETAIL_CHARACTERS = 100
-
-
-class Reason(StrEnum):
-    """Why a reading is in the quarantine."""
-
-    TIMESTAMP = "timestamp"  # its time is absurd
-    TEXT = "text"  # its text cannot be stored as it is
-    REJECTED = "rejected"  # the database refused it
-    JOURNAL = "journal"  # not one reading: frames of the journal that are lost
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ from engine import catalog
 from engine.database import connect
 from engine.errors import DatabaseError, InvalidInput
 from engine.quarantine import (
-    LEAST_US,
     Caller,
     Dropped,
     Reason,
@@ -28,8 +27,6 @@ from engine.quarantine import (
     list_quarantined,
     retry,
 )
-from engine.store.rows import LEAST_US as STORE_LEAST_US
-from engine.store.rows import Reason as StoreReason
 from tests.servers.databases import MasterAndTenant
 
 Database = psycopg.AsyncConnection[Any]
@@ -129,11 +126,6 @@ async def retried(
     done = await retry(database, selection, chosen)
     assert done.place is None
     return done.stored, {str(reason): rows for reason, rows in done.kept.items()}
-
-
-def test_those_who_fill_it_and_those_who_empty_it_have_the_same_words() -> None:
-    assert {reason.value for reason in Reason} == {reason.value for reason in StoreReason}
-    assert LEAST_US == STORE_LEAST_US
 
 
 # Listing

@@ -15,7 +15,8 @@ from engine.frames import Entry
 from engine.gaps import GapChanges
 from engine.readings import Batch, Kind
 from engine.store import Totals
-from engine.store.rows import LEAST_US, screened
+from engine.store.rows import screened
+from engine.unstorable import LEAST_US
 from tests.engine.commits import BASE_US, Stream, batch_of, text_batch
 from tests.engine.reference_codec import Item, Message, Variant, data_change, encode
 
