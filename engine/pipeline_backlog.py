@@ -30,7 +30,7 @@ from engine.store import Lane
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from engine.frames import Frame
+    from engine.frames import Frame, Loss
     from engine.readings import Batch
 
 # What the database allows (engine.store); every start with a backlog may add one.
@@ -73,6 +73,7 @@ class Backlog:
         last_sequence: int,
         journal_rows: int,
         *,
+        holes: Sequence[Loss] = (),
         most_rows: int = MEMORY_MOST_ROWS,
         most_bytes: int = MEMORY_MOST_BYTES,
     ) -> None:
@@ -82,6 +83,7 @@ class Backlog:
         self.live_after = max(last_sequence, lanes[-1].mark)
         self.journal_rows = journal_rows
         self.memory_rows = 0
+        self._holes = [hole.until - 1 for hole in holes]
         self._memory: deque[tuple[Frame, float]] = deque()
         self._memory_bytes = 0
         self._most_rows = self._all_rows = most_rows
@@ -99,6 +101,12 @@ class Backlog:
     def empty(self) -> bool:
         """True when the database has everything that the journal has."""
         return not self._memory and self.stretch() is None
+
+    @property
+    def has_holes(self) -> bool:
+        """True while the database has not been told of every hole that was found at the start."""
+        self._holes = [end for end in self._holes if not _is_committed(self.lanes, end)]
+        return len(self._holes) > 0 and self.stretch() is not None
 
     @property
     def oldest_us(self) -> int | None:

@@ -5,7 +5,8 @@ which lane, is in engine/pipeline_backlog.py; how a batch is stored, in engine/s
 
 What goes next; the first line that fits decides:
 
-    1  live frames that are due: old enough, or enough of them
+    1  live frames that are due: old enough, or enough of them; not while the backlog is known to have holes, whose
+       gaps begin at what is stored before them
     2  the oldest stretch that only the journal has, a batch of it
     3  when draining: live frames, due or not
     4  nothing: wait until frames are due, or come
@@ -180,7 +181,8 @@ class Committer:
         backlog = self._backlog
         due_in_s = self._due_in_s()
         stretch = backlog.stretch()
-        if due_in_s is not None and (due_in_s <= 0 or (self._draining and stretch is None)):
+        is_due = due_in_s is not None and due_in_s <= 0 and not backlog.has_holes
+        if is_due or (self._draining and stretch is None):
             live = backlog.live(self._batch_rows.rows)
             if live is not None:
                 frames = live.frames
@@ -211,8 +213,7 @@ class Committer:
         part = await self._journal.read(
             lane.mark, until=until, most_rows=self._batch_rows.rows, most_bytes=_READ_MOST_BYTES
         )
-        losses = [] if part.loss is None else [part.loss]
-        for loss in losses:
+        if (loss := part.loss) is not None:
             log.error(
                 "frames are missing from the journal; every tag has a gap there",
                 after=loss.after,
@@ -220,10 +221,11 @@ class Committer:
                 reason=loss.reason.value,
                 kept_in=loss.kept_in,
             )
+            # Alone: its gaps begin at what is stored now, and nothing from behind the hole may be among that.
+            return _Batch(lane, (), min(loss.until - 1, until), 0, losses=[loss])
         frames = self._backlog.read(part.frames)
         # Nothing at all: frames of a life that kept them in memory, or that an owner numbered and never wrote.
-        end = part.end if frames or losses else until
-        return _Batch(lane, frames, end, len(frames), losses=losses)
+        return _Batch(lane, frames, part.end if frames else until, len(frames))
 
     async def _write(self, batch: _Batch) -> None:
         """Commit a batch, again for as long as it takes; return also when it has to be planned anew."""

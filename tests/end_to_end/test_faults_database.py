@@ -152,7 +152,7 @@ def test_commits_that_a_failover_lost_are_stored_again(databases: MasterAndTenan
         assert lose(databases) > 100
         loaded.database.accept()
         loaded.goes_on(200)
-        assert loaded.metric("scada_readings_replayed_total") > 100
+        until("they are replayed", lambda: loaded.metric("scada_readings_replayed_total") > 100)
         loaded.finish()
 
 
