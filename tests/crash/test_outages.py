@@ -20,11 +20,12 @@ from tests.end_to_end.tenant_database import ENGINE
 from tests.servers.crashing_postgres import crashing_postgres
 from tests.servers.databases import MasterAndTenant, Server, migrated_master_and_tenant
 
-OUTAGE_S = float(os.environ.get("SCADA_TEST_OUTAGE_S") or 40)
+OUTAGE_S = float(os.environ.get("SCADA_TEST_OUTAGE_S") or 60)
 LIVE_DELAY_MOST_S = 2.0
-# Ten minutes of 10 000 readings/s against the ring's 262 144 rows: the memory would have been filled 23 times.
-OVERFLOWS = 23
-RING_ROWS = 8_192
+# 30 000 readings/s: a minute of them is what 3 000 a second bring in ten.
+VARIABLES, INTERVAL_MS = 600, 20.0
+# 3 000 readings/s fill the default ring of 262 144 rows seven times in ten minutes; here it is a hundred times.
+RING_ROWS, OVERFLOWS = 8_192, 100
 SETTINGS = {
     "SCADA_RING_ROWS": str(RING_ROWS),
     "MAX_BUFFER_SIZE": "2000",
@@ -38,12 +39,14 @@ SERVER_KILLS = 6
 def test_an_outage_of_ten_minutes_is_stored_in_full_and_live_readings_are_on_time_meanwhile(
     databases: MasterAndTenant, tmp_path: Path, say: Callable[[str], None]
 ) -> None:
-    with loaded_engine(databases, tmp_path, variables=400, interval_ms=50.0, environment=SETTINGS) as loaded:
+    with loaded_engine(
+        databases, tmp_path, variables=VARIABLES, interval_ms=INTERVAL_MS, environment=SETTINGS
+    ) as loaded:
         loaded.database.refuse()
         time.sleep(OUTAGE_S)
         waiting = loaded.metric("scada_backlog_readings")
         say(f"{OUTAGE_S:.0f} s without a database: {waiting:,.0f} readings wait")
-        assert waiting > OVERFLOWS * RING_ROWS
+        assert waiting > OVERFLOWS * RING_ROWS * OUTAGE_S / 60
         delay = LiveDelay(loaded.plant, loaded.counters[-1].node_id)
         delay.start()
         back_s = time.monotonic()
