@@ -9,6 +9,7 @@ monitoring/     subscriptions, monitored items and polling
 flow, pump      a subscription's sequence of messages; publish requests out, responses into the ring
 history         what was missed, read from a server that keeps it
 resume          the ways back after a connection was lost
+line            what a connection is wired to
 tending         one session from its subscriptions to its end
 session         one connection of the catalog, held for ever; sink: what it tells its owner; backoff
 redundancy      which of several addresses is the healthiest, and when to move

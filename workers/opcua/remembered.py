@@ -56,8 +56,8 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from engine.catalog.connection import Connection
+    from workers.opcua.line import Line
     from workers.opcua.monitoring.nodes import Columns
-    from workers.opcua.tending import Line
 
 log = structlog.get_logger(__name__)
 

@@ -30,12 +30,13 @@ from engine.metrics.names import MissingReason
 from workers.opcua.backoff import Backoff
 from workers.opcua.channel import Channel, heed_cancellation
 from workers.opcua.history import Backfiller
+from workers.opcua.line import Line
 from workers.opcua.monitoring.items import BatchSize
 from workers.opcua.monitoring.outcome import NO_SUBSCRIPTION
 from workers.opcua.redundancy import rank, refusal
 from workers.opcua.resume import Held, climb
 from workers.opcua.sink import ConnectionReport
-from workers.opcua.tending import Line, Tending, go_on, subscribe
+from workers.opcua.tending import Tending, go_on, subscribe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
