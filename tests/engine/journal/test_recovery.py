@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
@@ -9,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from engine.errors import JournalForeign, JournalTooNew, JournalUnavailable
-from engine.frames import Frame, LossReason
+from engine.frames import Frame, LossReason, Position
 from engine.journal.checkpoint import CHECKPOINT, Checkpoint
 from engine.journal.journal import Journal
 from engine.journal.segment import HEADER_BYTES, Header
@@ -377,3 +378,26 @@ async def test_the_newest_reading_of_each_tag_is_the_backlogs() -> None:
         stored.ts_us[1] = 50_000
         assert newest.laid_over(stored).value.tolist() == [40.0, 7.0, 40.0]
         assert len(await journal.newest(frames[-1].sequence)) == 0
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+async def test_a_position_outlives_the_segments_in_which_it_moved(damaged: bool) -> None:
+    files = ModelFiles()
+    quiet = Position(UUID(int=0xC1), 3, 4_294_967_295)
+    wrapped = replace(quiet, sequence_number=1)  # these numbers roll over to 1
+    async with begun(files) as journal:
+        await journal.append([replace(entry(1), positions=(quiet,)), replace(entry(2), positions=(wrapped,))])
+        frames = await journal.append([entry(number) for number in range(3, LAST)])
+        if not damaged:
+            journal.committed(frames[-1].sequence)
+            async with asyncio.timeout(20):
+                while len(segments(files)) > 1:  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+    if damaged:  # then an earlier segment has it
+        path = segments(files)[-1]
+        content = files.content(path)
+        content[HEADER_BYTES + 60] ^= 1
+        files.put(path, content)
+    journal = await open_journal(files)
+    assert set(journal.recovered.positions) == {wrapped, *entry(LAST - 1).positions}
+    await journal.close()
