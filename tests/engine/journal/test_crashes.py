@@ -129,6 +129,8 @@ class Script:
             self.files = self.files.after_kill()
 
     async def _life(self, life: Life) -> None:
+        # Tasks of a process that is gone have nobody to tell.
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
         journal = await open_journal(self.files)
         await self.oracle.check_start(journal)
         self.files.before = self.before
