@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -106,6 +107,7 @@ class Script:
         self.files = ModelFiles(random=self.random)
         self.oracle = Oracle()
         self.pending: list[Fail] = []
+        self.unheard: list[dict[str, Any]] = []
 
     def before(self, call: str, _: Path) -> None:
         if call not in CHANGING:
@@ -122,15 +124,20 @@ class Script:
     def run(self, life: Life) -> None:
         with suppress(Crashed):
             asyncio.run(self._life(life))
+        assert self.unheard == []
         self.pending = []
         if life.end == "power":
             self.files = self.files.after_power_loss(self.random)
         else:
             self.files = self.files.after_kill()
 
+    def _unheard(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if not isinstance(context.get("exception"), Crashed | OSError):
+            self.unheard.append(context)
+
     async def _life(self, life: Life) -> None:
         # Tasks of a process that is gone have nobody to tell.
-        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        asyncio.get_running_loop().set_exception_handler(self._unheard)
         journal = await open_journal(self.files)
         await self.oracle.check_start(journal)
         self.files.before = self.before
