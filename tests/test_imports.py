@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -130,6 +131,12 @@ def stage_of(module: str) -> str:
 def engine_modules_of(entry: Import) -> str | None:
     parts = entry.module.split(".")
     return parts[1] if parts[0] == "engine" and len(parts) > 1 else None
+
+
+def test_every_package_is_installed() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"]
+    folders = {path.parent.relative_to(ROOT) for path in sources("engine", "workers", "migrations")}
+    assert {".".join(folder.parts) for folder in folders} <= set(listed)
 
 
 def test_the_engine_knows_nothing_of_those_who_run_it() -> None:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from engine import catalog
     from engine.metrics import TenantSlots
-    from engine.pipeline_journaling import AnyJournal
+    from engine.pipeline.journaling import AnyJournal
     from engine.settings import Settings
     from engine.store import Store
 

@@ -33,7 +33,8 @@ of the file, padded with zeros:
       16  stream                          16 bytes
       32  epoch                           u64
       40  sequence                        u64
-      48  journaled at                    i64, microseconds since 1970
+      48  journaled at                    i64, microseconds since 1970; the low ten bits are not time but how many
+                                          frames of its group are before it: of those written and synced together
     payload of a frame
        0  rows n                          u32
        4  texts t                         u32
@@ -75,8 +76,10 @@ Invariants:
   that failed is never tried again on that file. What it held and nobody was told is durable goes to a new segment;
   records of a segment from the first sequence of a later segment on do not count.
 - Bytes behind the last valid record of the newest segment are a torn tail: they are cut off, and kept in corrupt/
-  where they are not all zeros. Bytes that are no record between two that are, anywhere, are a hole: they are kept in
-  corrupt/, and reading goes on behind them.
+  where they are not all zeros. So is all that follows a hole in that segment's last group, unless the checkpoint knows
+  a frame of it: pages of one sync get lost in any order, and nothing of a group was acknowledged before its sync.
+- All other bytes that are no record between two that are, are a hole: they are kept in corrupt/, and reading goes on
+  behind them.
 - A start never fails because of what a segment holds, with one exception: a segment of a later format version means
   that a newer engine has been here, and nothing may be skipped (JournalTooNew).
 - Segments are removed from the oldest on, and only when everything in them is committed, and `grace_s` has passed

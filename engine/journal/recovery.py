@@ -17,10 +17,10 @@ import structlog
 
 from engine._fastpath import decode_frame, find_record, scan_record
 from engine.errors import JournalTooNew
-from engine.frames import EPOCH_SHIFT, Loss, LossReason, Position, epoch_of
+from engine.frames import COUNTS_MOST, EPOCH_SHIFT, Loss, LossReason, Position, epoch_of
 from engine.journal.checkpoint import Checkpoint, read_checkpoint
 from engine.journal.positions import Positions
-from engine.journal.scanning import Scan, scan, sync_or_copy
+from engine.journal.scanning import Scan, scan, sync_or_copy, torn_group
 from engine.journal.segment import HEADER_BYTES, Header, Index, LaterVersion, NotAHeader, Segment, named
 from engine.journal.walking import PIECE_BYTES, Found, read_around, walk
 
@@ -89,6 +89,8 @@ class _Start:
     foreign: list[tuple[int, str]] = field(default_factory=list)
     """First sequence and new name of each segment that was moved away."""
     losses: list[Loss] = field(default_factory=list)
+    synced: int = 0
+    """The last frame that was durable although it may be gone: before a torn group."""
 
     def recovery(self) -> Recovery:
         started_s = time.monotonic()
@@ -236,6 +238,8 @@ class _Start:
                     "recovering the journal", percent=round(100 * (done + offset) / total), total_bytes=total
                 )
 
+        if segments:
+            self._cut_torn_group(segments[-1], stream, checkpoint)
         newest = None
         for place, segment in enumerate(segments):
             following = segments[place + 1] if place + 1 < len(segments) else None
@@ -258,6 +262,26 @@ class _Start:
         found = scan(self.files, segment, stream.bytes, self.kept, progress)
         segment.index = found.index
         return found
+
+    def _cut_torn_group(self, segment: Segment, stream: UUID, checkpoint: Checkpoint | None) -> None:
+        """Leave out what follows a hole in the newest segment's last group: nobody was told that it was durable.
+
+        A position in it would say that what is missing has come, and the server would not be asked for it again.
+        """
+        torn = torn_group(self.files, segment, stream.bytes)
+        if torn is None or (checkpoint is not None and checkpoint.last >= torn.first):
+            return
+        kept_in = self.kept.copy(segment.path, torn.offset, segment.size_bytes)
+        log.warning(
+            "the newest segment's last frames were never synced, and are cut off",
+            file=str(segment.path),
+            at=torn.offset,
+            bytes=segment.size_bytes - torn.offset,
+            kept_in=kept_in,
+        )
+        segment.size_bytes = torn.offset
+        if torn.first & COUNTS_MOST > 1:
+            self.synced = torn.first - 1
 
     def _mend_end(self, segment: Segment, found: Scan) -> None:
         """Cut a torn tail off, and have the rest on disk for certain: whoever wrote it may have been killed before."""
@@ -299,7 +323,7 @@ class _Start:
         self, segments: list[Segment], checkpoint: Checkpoint | None, newest: Scan | None, last: int
     ) -> int:
         """Note what is missing at the end, by headers without frames and by the checkpoint; return where it goes on."""
-        should_be = max([last, *(segment.previous or 0 for segment in segments)])
+        should_be = max([last, self.synced, *(segment.previous or 0 for segment in segments)])
         committed = 0
         if checkpoint is not None:
             committed = checkpoint.committed

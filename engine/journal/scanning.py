@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from engine.frames import Loss, LossReason
-from engine.journal.segment import HEADER_BYTES, Index, Segment
+from engine.journal.segment import HEADER_BYTES, Index, Segment, place_in_group
 from engine.journal.walking import PIECE_BYTES, Damage, read_around, walk
 
 if TYPE_CHECKING:
@@ -78,6 +78,37 @@ def scan(
     if damage is None:
         return Scan(index)
     return Scan(index, damage, kept.copy(segment.path, damage.offset, damage.end))
+
+
+@dataclass(frozen=True, slots=True)
+class TornGroup:
+    """The last group of a segment, if a frame is missing in it in front of one that is there."""
+
+    offset: int
+    """Where the missing one began."""
+    first: int
+    """The sequence of the group's first frame: all before it was synced before it was written."""
+
+
+def torn_group(files: Files, segment: Segment, stream: bytes) -> TornGroup | None:
+    """Return the last group of a segment if it is torn. Raises OSError.
+
+    When the power fails, pages get lost in any order: of frames that were to be synced together, a later one may be on
+    disk and an earlier one not.
+    """
+    torn: TornGroup | None = None
+    last, end = segment.first - 1, HEADER_BYTES
+    for found in walk(files, segment.path, stream, HEADER_BYTES, segment.size_bytes):
+        if isinstance(found, Damage):
+            continue
+        record = found.record
+        first = record.sequence - place_in_group(record.journaled_us)
+        if torn is not None and first > torn.first:
+            torn = None  # a later group: this one was synced, and what is missing got lost since
+        if torn is None and max(last + 1, first) < record.sequence:
+            torn = TornGroup(end, first)
+        last, end = record.sequence, found.offset + record.nbytes
+    return torn
 
 
 def _keep(kept: Kept, segment: Segment, damage: Damage) -> str:

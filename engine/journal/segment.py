@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 HEADER_BYTES = 96
 NO_LIMIT = 1 << 63
+# Frames that are written and synced together are a group. A frame's place in it is in the low bits of `journaled at`.
+GROUP_MOST_FRAMES = 1_024
 _MAGIC = b"SCADAJNL"
 _HEAD = struct.Struct("<8sII")
 _REST = struct.Struct("<16s16s16sQQQq")
@@ -36,6 +38,16 @@ class NotAHeader(Exception):
 
 class LaterVersion(Exception):
     """A valid header of a format that this engine does not know."""
+
+
+def group_us(now_us: int) -> int:
+    """Return the `journaled at` of the first frame of a group; each other's is one more than the one before it."""
+    return now_us & -GROUP_MOST_FRAMES
+
+
+def place_in_group(journaled_us: int) -> int:
+    """Return how many frames of its group are before a frame."""
+    return journaled_us % GROUP_MOST_FRAMES
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,6 +98,8 @@ class Tender:
     async def _save(self) -> None:
         async with self._lock:
             self._checkpoint_due = False
+            if not self._retention.segments:
+                return  # it would say that there are some
             await self._in_thread(save_checkpoint, self._files, self._folder, self._checkpoint())
 
     async def trim(self, least_bytes: int = 0) -> bool:

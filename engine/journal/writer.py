@@ -15,7 +15,15 @@ import structlog
 
 from engine._fastpath import encode_frame
 from engine.frames import EPOCH_SHIFT, Frame, sequence_of
-from engine.journal.segment import HEADER_BYTES, Header, Index, Segment, segment_name
+from engine.journal.segment import (
+    GROUP_MOST_FRAMES,
+    HEADER_BYTES,
+    Header,
+    Index,
+    Segment,
+    group_us,
+    segment_name,
+)
 from engine.journal.writing import SegmentFile
 
 if TYPE_CHECKING:
@@ -44,6 +52,7 @@ class Group:
     first: int
     """The sequence of the first; they are numbered without a hole."""
     journaled_us: int
+    """Of the first; each other's is one more."""
     segment: Segment | None
     """A new one, to be made for them."""
     parts: Sequence[bytes | bytearray]
@@ -116,17 +125,18 @@ class Writer:
 
     def _group_of(self, entries: Sequence[Entry], segment: Segment | None, now_us: int) -> Group:
         records: list[bytearray] = []
+        journaled_us = group_us(now_us)
         stream = self._stream.bytes
         target = self._active if segment is None else segment
         assert target is not None
         size_bytes = target.size_bytes
         may_pass = not (target.index and target.index.frames)
         sequence = self._next
-        for entry in entries:
+        for entry in entries[:GROUP_MOST_FRAMES]:
             # The first frame of a segment has all positions, so that they outlive the segments before it.
             if may_pass and not records:
                 entry = replace(entry, positions=self._positions.all_with(entry.positions))  # noqa: PLW2901
-            record = encode_frame(entry, stream, sequence, now_us)
+            record = encode_frame(entry, stream, sequence, journaled_us + len(records))
             # A record that is too large for any segment has one of its own.
             if size_bytes + len(record) > self._segment_bytes and not (may_pass and not records):
                 break
@@ -146,7 +156,7 @@ class Writer:
                 made_us=now_us,
             )
             parts.insert(0, header.encoded())
-        return Group(entries[: len(records)], records, self._next, now_us, segment, parts)
+        return Group(entries[: len(records)], records, self._next, journaled_us, segment, parts)
 
     def _new_segment(self) -> Segment:
         epoch, first = self._next >> EPOCH_SHIFT, self._next
@@ -235,8 +245,8 @@ class Writer:
         segment = self._active
         assert segment is not None
         assert segment.index is not None
-        for entry, record in zip(group.entries, group.records, strict=True):
-            segment.index.add(self._next, group.journaled_us, segment.size_bytes, len(entry.batch))
+        for place, (entry, record) in enumerate(zip(group.entries, group.records, strict=True)):
+            segment.index.add(self._next, group.journaled_us + place, segment.size_bytes, len(entry.batch))
             self._retention.grow(segment, len(record))
             self._positions.move(entry.positions)
             self.last_sequence = self._next
@@ -253,7 +263,7 @@ class Writer:
                 Frame(
                     sequence=sequence,
                     previous=self._active.previous_of(sequence, 0),
-                    journaled_us=group.journaled_us,
+                    journaled_us=group.journaled_us + place,
                     batch=entry.batch,
                     gaps=entry.gaps,
                     positions=entry.positions,

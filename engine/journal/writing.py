@@ -35,22 +35,29 @@ class SegmentFile:
     def create(cls, files: Files, path: Path, parts: Sequence[bytes | bytearray]) -> SegmentFile:
         """Make a new segment with its header and first records, durable. Raises OSError, and then there is none.
 
-        A file that has the name already is of an attempt that failed: nobody was told that it holds anything.
+        A file that has the name already is of an attempt that failed: nobody was told that it holds anything. It stays
+        until the new one takes its place, because a folder without a segment looks like one that has lost them.
         """
+        made = path
         try:
             file = files.create(path)
         except FileExistsError:
-            files.remove(path)
-            file = files.create(path)
+            made = path.with_name(f"{path.name}.new")
+            with suppress(FileNotFoundError):
+                files.remove(made)
+            file = files.create(made)
         try:
             size_bytes = _write(file, parts)
             file.sync()
+            if made != path:
+                files.rename(made, path)
+                made = path
             files.sync_folder(path.parent)
         except OSError:
             with suppress(OSError):
                 file.close()
             with suppress(OSError):
-                files.remove(path)
+                files.remove(made)
             raise
         return cls(file, size_bytes)
 

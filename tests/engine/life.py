@@ -25,7 +25,7 @@ from engine.frames import Frame, Position
 from engine.journal.journal import Journal
 from engine.metrics import MetricsPage, TenantSample
 from engine.pipeline import TenantPipeline
-from engine.pipeline_backlog import MEMORY_MOST_ROWS
+from engine.pipeline.backlog import MEMORY_MOST_ROWS
 from engine.readings import Kind, RawBatch
 from engine.settings import JournalSettings, Settings
 from engine.store import Commit, Committed, Store

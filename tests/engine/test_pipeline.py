@@ -81,7 +81,7 @@ async def test_nothing_is_told_while_the_journal_does_not_take_it(site: Site) ->
 async def test_the_rows_of_a_message_are_never_parted_and_others_are(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.pipeline_journaling.ENTRY_MOST_ROWS", 100)
+    monkeypatch.setattr("engine.pipeline.journaling.ENTRY_MOST_ROWS", 100)
     life = await site.begin()
     async with life.journal_stuck():
         life.receive(1)
@@ -223,7 +223,7 @@ async def test_batches_wait_while_the_database_is_away_and_are_stored_when_it_is
 async def test_after_an_outage_live_readings_go_first_and_the_backlog_follows_in_its_order(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.pipeline_backlog.BATCH_MOST_ROWS", 200)
+    monkeypatch.setattr("engine.pipeline.backlog.BATCH_MOST_ROWS", 200)
     cut = await site.cut_off()
     life = await site.begin(dsn=cut.dsn, memory_most_rows=300)
     marks = life.follow_commits()

@@ -10,7 +10,7 @@ import pytest
 
 from engine.frames import Frame
 from engine.gaps import NO_GAPS, Cause, GapChanges, Gaps
-from engine.pipeline_backlog import BATCH_LEAST_ROWS, BATCH_MOST_ROWS, LANES_MOST, Backlog, BatchRows
+from engine.pipeline.backlog import BATCH_LEAST_ROWS, BATCH_MOST_ROWS, LANES_MOST, Backlog, BatchRows
 from engine.readings import Batch, Kind
 from engine.store import Lane
 from engine.store.marks import moved, opened, place_of

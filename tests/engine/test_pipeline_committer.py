@@ -21,9 +21,9 @@ from engine.gaps import GapChanges
 from engine.journal.memory import MemoryJournal
 from engine.journal.reading import Part
 from engine.metrics import Counter, DropReason, Gauge, MetricsPage, TenantSample
-from engine.pipeline_accounting import Accounting
-from engine.pipeline_backlog import Backlog
-from engine.pipeline_committer import Committer
+from engine.pipeline.accounting import Accounting
+from engine.pipeline.backlog import Backlog
+from engine.pipeline.committer import Committer
 from engine.readings import Batch, Kind
 from engine.settings import Settings
 from engine.store import Commit, Committed, Lane, MarkMoved, Store, Totals

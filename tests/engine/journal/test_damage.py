@@ -28,7 +28,8 @@ async def a_journal() -> tuple[bytearray, list[Frame], str]:
     """One segment of four frames, with their places and its name."""
     files = ModelFiles()
     async with begun(files) as journal:
-        frames = await journal.append([entry(number, rows=1) for number in range(1, FRAMES + 1)])
+        # One at a time: with others of its group a frame is cut off, see below.
+        frames = [(await journal.append([entry(number, rows=1)]))[0] for number in range(1, FRAMES + 1)]
     (path,) = [path for path in files.paths() if path.suffix == ".seg"]
     return files.content(path), frames, path.name
 
@@ -117,6 +118,49 @@ def test_a_changed_byte_in_the_last_frame_is_told_when_the_checkpoint_knows_of_i
         await journal.close()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("lost", "later", "known", "found"),
+    [
+        # Of frames 1 | 2 3 4 | and, later, 5.
+        (2, False, False, [1]),
+        (3, False, False, [1, 2]),
+        (4, False, False, [1, 2, 3]),
+        (1, False, False, [2, 3, 4]),
+        (2, True, False, [1, 3, 4, 5]),
+        (3, True, False, [1, 2, 4, 5]),
+        (3, False, True, [1, 2, 4]),
+    ],
+)
+async def test_of_frames_that_were_to_be_synced_together_none_is_read_behind_one_that_is_not_there(
+    lost: int, later: bool, known: bool, found: list[int]
+) -> None:
+    files = ModelFiles()
+    async with begun(files) as journal:
+        frames = await journal.append([entry(1)])
+        frames += await journal.append([entry(2), entry(3), entry(4)])
+        if later:
+            frames += await journal.append([entry(5)])
+    (path,) = [path for path in files.paths() if path.suffix == ".seg"]
+    content = files.content(path)
+    content[HEADER_BYTES + sum(frame.nbytes for frame in frames[: lost - 1]) + 60] ^= 1
+    files.put(path, content)
+    if not known:
+        files.remove(FOLDER / CHECKPOINT)
+    journal = await open_journal(files)
+    assert numbers((await read_all(journal))[0]) == found
+    hole = found[-1] > lost
+    assert [loss.reason for loss in journal.recovered.losses if loss.after] == [LossReason.CORRUPT] * (
+        hole and lost > 1
+    )
+    assert [position.sequence_number for position in journal.recovered.positions] == found[-1:]
+    await journal.begin(2, DATABASE)
+    await journal.append([entry(99)])
+    await journal.close()
+    journal = await open_journal(files)
+    assert numbers((await read_all(journal))[0]) == [*found, 99]
+    await journal.close()
 
 
 @pytest.mark.parametrize("zeros", [8, 64, 4_096])

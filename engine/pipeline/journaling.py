@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from engine.frames import Frame, Position
     from engine.journal.journal import Journal
     from engine.journal.memory import MemoryJournal
-    from engine.pipeline_accounting import Accounting
+    from engine.pipeline.accounting import Accounting
     from engine.scaling import TagTable
 
     AnyJournal = Journal | MemoryJournal

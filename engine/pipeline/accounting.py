@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from engine._fastpath import Ring
     from engine.continuity import Taken
     from engine.metrics import TenantSlots
-    from engine.pipeline_backlog import Backlog
+    from engine.pipeline.backlog import Backlog
     from engine.store import Totals
 
 

@@ -1,6 +1,6 @@
 """What the journal has and the database has not: in which lane, where it can be had, and what goes next.
 
-Decides, and does no I/O: the committer (engine/pipeline_committer.py) does what this module says. Frames up to
+Decides, and does no I/O: the committer (engine/pipeline/committer.py) does what this module says. Frames up to
 `live_after` are in the journal only, those behind it in memory, too:
 
         after0       mark0      after1     mark1         live_after

@@ -1,7 +1,7 @@
 """The stage between journal and database: frames that are durable are committed, each once, the live ones first.
 
 Owns when a batch is due, what is done about each error, and what the journal may forget. Which frames are next, and in
-which lane, is in engine/pipeline_backlog.py; how a batch is stored, in engine/store.
+which lane, is in engine/pipeline/backlog.py; how a batch is stored, in engine/store.
 
 What goes next; the first line that fits decides:
 
@@ -35,7 +35,7 @@ import structlog
 
 from engine.errors import DatabaseError, DatabaseUnavailable, ScadaError, StreamTakenOver
 from engine.metrics import Counter, Gauge
-from engine.pipeline_backlog import MEMORY_MOST_BYTES, MEMORY_MOST_ROWS, BatchRows
+from engine.pipeline.backlog import MEMORY_MOST_BYTES, MEMORY_MOST_ROWS, BatchRows
 from engine.store import Commit, Lane, MarkMoved
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from engine.frames import Frame, Loss
-    from engine.pipeline_accounting import Accounting
-    from engine.pipeline_backlog import Backlog
-    from engine.pipeline_journaling import AnyJournal
+    from engine.pipeline.accounting import Accounting
+    from engine.pipeline.backlog import Backlog
+    from engine.pipeline.journaling import AnyJournal
     from engine.settings import Settings
     from engine.store import Committed, Store, Totals
 

@@ -7,10 +7,10 @@
          +---- accepting? <---------- full, or its disk fails <---+  |      or commits that the database lost
          +---- durable: acknowledge <--------------------------------+
 
-    pipeline_journaling   from the ring into the journal, at the boundaries of messages; receipts
-    pipeline_committer    from the journal into the database: when, and what is done about errors
-    pipeline_backlog      which frames are next, in which lane; what is kept in memory
-    pipeline_accounting   received = committed + quarantined + dropped + in flight, counted as readings move
+    journaling            from the ring into the journal, at the boundaries of messages; receipts
+    committer             from the journal into the database: when, and what is done about errors
+    backlog               which frames are next, in which lane; what is kept in memory
+    accounting            received = committed + quarantined + dropped + in flight, counted as readings move
 
 Owns a tenant's ring, its TagTable, its Enumerations and its Continuity, and the order in which a stream is taken over.
 Decoding into the ring is done by whoever receives the bytes (workers.opcua); it tells the pipeline by `stored`, and
@@ -33,10 +33,10 @@ from engine.continuity import Continuity
 from engine.enumerations import Enumerations
 from engine.journal.newest import NewestReadings
 from engine.metrics import Counter, Gauge
-from engine.pipeline_accounting import Accounting
-from engine.pipeline_backlog import MEMORY_MOST_ROWS, Backlog
-from engine.pipeline_committer import Committer
-from engine.pipeline_journaling import Journaling
+from engine.pipeline.accounting import Accounting
+from engine.pipeline.backlog import MEMORY_MOST_ROWS, Backlog
+from engine.pipeline.committer import Committer
+from engine.pipeline.journaling import Journaling
 from engine.scaling import TagTable
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from engine.frames import Frame
     from engine.journal.newest import Newest
     from engine.metrics import TenantSlots
-    from engine.pipeline_journaling import AnyJournal, Receipt
+    from engine.pipeline.journaling import AnyJournal, Receipt
     from engine.readings import Batch
     from engine.settings import Settings
     from engine.store import Claim, Store
