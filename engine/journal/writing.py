@@ -66,12 +66,15 @@ class SegmentFile:
         try:
             size_bytes = _write(self._file, parts)
         except OSError as exc:
-            self.spoiled = exc.errno not in NO_ROOM or not self._cut_back()
+            undone = self._cut_back()
+            self.spoiled = exc.errno not in NO_ROOM or not undone
             raise
         try:
             self._file.sync()
         except OSError:
             self.spoiled = True
+            # The page cache still has what the disk has not. A later start must not find it there and believe it.
+            self._cut_back()
             raise
         self._size_bytes += size_bytes
 
