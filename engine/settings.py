@@ -80,7 +80,7 @@ class JournalSettings:
     quota_mb: int = 4_096
     segment_mb: int = 64
     # Readings that arrive within this time share one fdatasync; an acknowledgement waits so long at most, and for it.
-    group_ms: float = 10.0
+    group_ms: float = 15.0
     # Segments are kept so long after their commit, for a database that loses commits in a failover.
     grace_s: float = 600.0
 
