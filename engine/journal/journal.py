@@ -102,7 +102,7 @@ class Journal:
             threads=threads,
             retention=self._retention,
             checkpoint=self._checkpoint,
-            trimmed=self._check_fill,
+            trimmed=self._on_trimmed,
         )
         self._freed = asyncio.Event()
         self._listeners: list[Callable[[], None]] = []
@@ -236,6 +236,10 @@ class Journal:
             log.warning("the journal takes readings again")
         self.reason = reason
         self.accepting = reason is None
+        self._changed()
+
+    def _on_trimmed(self) -> None:
+        self._check_fill()
         self._changed()
 
     def _check_fill(self) -> None:
