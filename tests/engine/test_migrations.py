@@ -22,6 +22,7 @@ MASTER_FILES = (
     "master/0001_tenants.sql",
     "master/0003_price_quotes.sql",
     "master/0004_eia_api_configuration.sql",
+    "master/0005_durability.sql",
 )
 TENANT_FILES = (
     "tenant/0001_wells.sql",
@@ -29,6 +30,7 @@ TENANT_FILES = (
     "tenant/0003_readings.sql",
     "tenant/0004_opcua_settings.sql",
     "tenant/0005_reading_gaps.sql",
+    "tenant/0006_journal.sql",
 )
 
 
