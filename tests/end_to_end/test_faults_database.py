@@ -59,7 +59,7 @@ def test_a_worker_killed_in_an_outage_leaves_what_it_had_to_the_next_one(
         kill_at_random(loaded, 2, seed=1, most_s=0.5)
         loaded.database.accept()
         loaded.goes_on()
-        assert loaded.metric("scada_readings_replayed_total") > 0
+        until("the backlog is replayed", lambda: loaded.metric("scada_readings_replayed_total") > 0)
         loaded.finish()
 
 

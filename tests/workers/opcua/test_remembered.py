@@ -79,8 +79,8 @@ async def test_a_killed_process_is_succeeded_without_a_loss_or_a_repetition(
         await lives.goes_on()
     assert lives.journal.breaks == []
     assert lives.journal.gaps == set()
+    # Whether a message was on its way at a kill, to be sent again, is a matter of luck.
     assert lives.counted(Counter.RESUMED_SESSIONS) == 3
-    assert lives.counted(Counter.REPUBLISHED_MESSAGES) >= 1
 
 
 async def test_what_was_in_memory_when_the_process_was_killed_is_had_again(
