@@ -41,6 +41,8 @@ from engine.errors import (
 from engine.version import VERSION
 
 _APPLICATION = "scada-engine migrate"
+DEFAULT_PARALLEL = 8
+"""Databases that are migrated at once: enough for a server with some processors, and few of its connections."""
 _FILE_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 # "scada" and "migr" in ASCII: any constant will do, it only has to be the same in every engine.
 _LOCK = 0x7363_6164_6D69_6772
@@ -49,7 +51,7 @@ _OTHER_RUNNER_WAIT_MS = 600_000
 _STATEMENT_LOCK_WAIT_MS = 60_000
 
 _UNDEFINED_FILE = "58P01"
-_CREATE_LEDGER = b"""
+_CREATE_LEDGER = """
 create table if not exists schema_migrations (
     version integer primary key,
     name text not null,
@@ -60,6 +62,14 @@ create table if not exists schema_migrations (
 _READ_LEDGER = (
     "select version, name, checksum, applied_at, engine_version from schema_migrations order by version"
 )
+# The lock, and only then the ledger, in one round trip: hundreds of databases have a handful of migrations each.
+_TAKE_TURN = f"""
+set local lock_timeout = {_OTHER_RUNNER_WAIT_MS};
+select pg_advisory_xact_lock({_LOCK});
+set local lock_timeout = {_STATEMENT_LOCK_WAIT_MS};
+{_CREATE_LEDGER};
+{_READ_LEDGER}
+"""
 
 
 class Which(StrEnum):
@@ -119,12 +129,18 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a progress callback gets: before each migration its file as `current`, at the end None."""
+    """What a progress callback gets: before each migration its file as `current`; None when the database is done.
+
+    The last three are about all databases of the run: how many there are, and how many of them are done, or failed.
+    """
 
     label: str
     done: int
     total: int
     current: str | None
+    databases: int = 1
+    finished: int = 0
+    failed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +227,8 @@ async def migrate_database(
     Raises MigrationError (a migration failed, or an applied file was changed), DatabaseTooNew,
     ConfigurationError or DatabaseUnavailable. What was applied before the error stays applied.
     """
-    run = _Run(Target(label or which, dsn, which), load(which, folder), progress)
-    await run.apply(dry_run=dry_run)
+    run = _Run(Target(label or which, dsn, which), _Tally(1, progress))
+    await run.apply(load(which, folder), dry_run=dry_run)
     return run.outcome()
 
 
@@ -220,7 +236,7 @@ async def migrate_all(
     master_dsn: str,
     tenants: Callable[[], Awaitable[Sequence[Target]]],
     *,
-    parallel: int = 8,
+    parallel: int = DEFAULT_PARALLEL,
     dry_run: bool = False,
     progress: ProgressCallback | None = None,
     folder: Traversable | None = None,
@@ -231,7 +247,8 @@ async def migrate_all(
     the rest goes on; after a failing master there is no tenant to go on with. Raises only what `tenants`
     raises.
     """
-    master = await _attempt(Target("master", master_dsn, Which.MASTER), dry_run, progress, folder)
+    tally = _Tally(1, progress)
+    master = await _attempt(Target("master", master_dsn, Which.MASTER), tally, dry_run, folder)
     if master.error is not None:
         return [master]
     try:
@@ -241,62 +258,74 @@ async def migrate_all(
         if dry_run and master.applied:
             return [master]
         raise
+    tally.databases += len(targets)
     limit = asyncio.Semaphore(parallel)
 
     async def one(target: Target) -> Outcome:
         async with limit:
-            return await _attempt(target, dry_run, progress, folder)
+            return await _attempt(target, tally, dry_run, folder)
 
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(one(target)) for target in targets]
     return [master, *(task.result() for task in tasks)]
 
 
-async def _attempt(
-    target: Target, dry_run: bool, progress: ProgressCallback | None, folder: Traversable | None
-) -> Outcome:
-    run = _Run(target, [], progress)
+async def _attempt(target: Target, tally: _Tally, dry_run: bool, folder: Traversable | None) -> Outcome:
+    run = _Run(target, tally)
     try:
-        run.files = load(target.which, folder)
-        await run.apply(dry_run=dry_run)
+        await run.apply(load(target.which, folder), dry_run=dry_run)
     except ScadaError as exc:
         return run.outcome(exc)
     return run.outcome()
 
 
+@dataclass(slots=True)
+class _Tally:
+    """How far a run over several databases is."""
+
+    databases: int
+    progress: ProgressCallback | None
+    finished: int = 0
+    failed: int = 0
+
+    def report(self, label: str, done: int, total: int, current: str | None) -> None:
+        if self.progress is not None:
+            self.progress(Progress(label, done, total, current, self.databases, self.finished, self.failed))
+
+
 class _Run:
     """One database being migrated; keeps what was done so far, so that a failure can report it."""
 
-    def __init__(self, target: Target, files: list[Migration], progress: ProgressCallback | None) -> None:
-        self.files = files
+    def __init__(self, target: Target, tally: _Tally) -> None:
         self._target = target
-        self._progress = progress
+        self._tally = tally
         self._applied: list[str] = []
         self._warnings: list[str] = []
+        self._total = 0
         self._started = time.monotonic()
 
     def outcome(self, error: ScadaError | None = None) -> Outcome:
+        """Return what was done; this database is at its end."""
+        self._tally.finished += 1
+        self._tally.failed += error is not None
+        self._tally.report(self._target.label, len(self._applied), self._total, None)
         seconds = time.monotonic() - self._started
         applied, warnings = tuple(self._applied), tuple(self._warnings)
         return Outcome(self._target.label, self._target.which, applied, warnings, seconds, error)
 
-    async def apply(self, *, dry_run: bool) -> None:
+    async def apply(self, files: list[Migration], *, dry_run: bool) -> None:
         connection = await connect(self._target.dsn, application=_APPLICATION, autocommit=True)
         connection.add_notice_handler(self._note)
         async with connection:
-            pending = _pending(self.files, await _read_ledger(connection), place(self._target.dsn))
+            pending = _pending(files, await _read_ledger(connection), place(self._target.dsn))
+            self._total = len(pending)
             if dry_run:
                 self._applied = [migration.file for migration in pending]
                 return
             for done, migration in enumerate(pending):
-                self._report(done, len(pending), migration.file)
-                if await _apply_one(connection, migration, self.files):
+                self._tally.report(self._target.label, done, self._total, migration.file)
+                if await _apply_one(connection, migration, files):
                     self._applied.append(migration.file)
-            self._report(len(pending), len(pending), None)
-
-    def _report(self, done: int, total: int, current: str | None) -> None:
-        if self._progress is not None:
-            self._progress(Progress(self._target.label, done, total, current))
 
     def _note(self, diagnostic: psycopg.errors.Diagnostic) -> None:
         if diagnostic.severity_nonlocalized == "WARNING" and diagnostic.message_primary:
@@ -348,13 +377,8 @@ async def _apply_one(
     try:
         with translated(migration.file):
             async with connection.transaction():
-                await _set_lock_wait(connection, _OTHER_RUNNER_WAIT_MS)
-                await connection.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
-                await connection.execute(_CREATE_LEDGER)
-                ledger = await _read_ledger(connection)
-                if migration not in _pending(files, ledger, "this database"):
+                if migration not in _pending(files, await _taken_turn(connection), "this database"):
                     return False
-                await _set_lock_wait(connection, _STATEMENT_LOCK_WAIT_MS)
                 await connection.execute(migration.sql)
                 await connection.execute(
                     "insert into schema_migrations (version, name, checksum, engine_version)"
@@ -366,9 +390,16 @@ async def _apply_one(
     return True
 
 
-async def _set_lock_wait(connection: psycopg.AsyncConnection, wait_ms: int) -> None:
-    """Bound how long this transaction waits for any lock from here on; a later call replaces it."""
-    await connection.execute("select set_config('lock_timeout', %s, true)", [str(wait_ms)])
+async def _taken_turn(connection: psycopg.AsyncConnection) -> list[_LedgerRow]:
+    """Wait for the lock, in a transaction; return the ledger, which nobody else writes until its end.
+
+    No lock is waited for long from then on.
+    """
+    async with connection.cursor(row_factory=class_row(_LedgerRow)) as cursor:
+        await cursor.execute(_TAKE_TURN)
+        while cursor.nextset():
+            pass
+        return await cursor.fetchall()
 
 
 def _line(exc: DatabaseError, migration: Migration) -> str:

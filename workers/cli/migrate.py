@@ -3,21 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import click
 
 from engine import catalog
 from engine.errors import DatabaseError, MigrationError, ScadaError
-from engine.migrations import Outcome, Progress, ProgressCallback, State, Target, Which, migrate_all, status
+from engine.migrations import (
+    DEFAULT_PARALLEL,
+    MigrationStatus,
+    Outcome,
+    ProgressCallback,
+    State,
+    Target,
+    Which,
+    migrate_all,
+    status,
+)
 from engine.settings import Settings
 from workers.cli.databases import find_tenant, master_database
+from workers.cli.migrate_progress import shown_progress
 from workers.cli.options import json_option, with_settings
-from workers.cli.output import console, note, print_json, print_table
+from workers.cli.output import note, print_json, print_table
 
 tenant_choice = click.option("--tenant", "slug", metavar="SLUG", help="Only this tenant, beside the master.")
+
+parallel_choice = click.option(
+    "--parallel",
+    type=click.IntRange(1, 100),
+    default=DEFAULT_PARALLEL,
+    show_default=True,
+    metavar="N",
+    help="So many databases at a time; each takes one connection.",
+)
 
 
 @click.group(short_help="Bring databases to this version's schema.")
@@ -28,15 +48,16 @@ def migrate() -> None:
 @migrate.command()
 @click.option("--dry-run", is_flag=True, help="Only say what would be applied.")
 @tenant_choice
+@parallel_choice
 @json_option
 @with_settings()
-def up(*, settings: Settings, dry_run: bool, slug: str | None, as_json: bool) -> None:
+def up(*, settings: Settings, dry_run: bool, slug: str | None, parallel: int, as_json: bool) -> None:
     """Apply what is missing to the master and all active tenants.
 
     They are migrated in parallel. A tenant that fails does not stop the others; it is named, and the exit status is 4.
     """
-    with _progress_bars(shown=not as_json) as progress:
-        outcomes = asyncio.run(_up(settings, slug, dry_run=dry_run, progress=progress))
+    with nullcontext() if as_json else shown_progress() as progress:
+        outcomes = asyncio.run(_up(settings, slug, parallel=parallel, dry_run=dry_run, progress=progress))
     if as_json:
         for outcome in outcomes:
             print_json(_as_json(outcome))
@@ -47,12 +68,19 @@ def up(*, settings: Settings, dry_run: bool, slug: str | None, as_json: bool) ->
 
 
 async def _up(
-    settings: Settings, slug: str | None, *, dry_run: bool, progress: ProgressCallback | None
+    settings: Settings,
+    slug: str | None,
+    *,
+    parallel: int,
+    dry_run: bool,
+    progress: ProgressCallback | None,
 ) -> list[Outcome]:
     async def tenants() -> list[Target]:
         return await _targets(settings, slug)
 
-    return await migrate_all(settings.database_url, tenants, dry_run=dry_run, progress=progress)
+    return await migrate_all(
+        settings.database_url, tenants, parallel=parallel, dry_run=dry_run, progress=progress
+    )
 
 
 async def _targets(settings: Settings, slug: str | None) -> list[Target]:
@@ -66,14 +94,15 @@ async def _targets(settings: Settings, slug: str | None) -> list[Target]:
 
 @migrate.command("status")
 @tenant_choice
+@parallel_choice
 @json_option
 @with_settings()
-def show_status(*, settings: Settings, slug: str | None, as_json: bool) -> None:
+def show_status(*, settings: Settings, slug: str | None, parallel: int, as_json: bool) -> None:
     """Show which migrations each database has.
 
     The exit status is 4 when one cannot be read, or holds something that this engine does not know.
     """
-    found, failures = asyncio.run(_status(settings, slug))
+    found, failures = asyncio.run(_status(settings, slug, parallel))
     if as_json:
         for row in found:
             print_json(row)
@@ -88,7 +117,7 @@ def show_status(*, settings: Settings, slug: str | None, as_json: bool) -> None:
 
 
 async def _status(
-    settings: Settings, slug: str | None
+    settings: Settings, slug: str | None, parallel: int
 ) -> tuple[list[dict[str, Any]], list[tuple[str, ScadaError]]]:
     found: list[dict[str, Any]] = []
     failures: list[tuple[str, ScadaError]] = []
@@ -97,11 +126,18 @@ async def _status(
         targets += await _targets(settings, slug)
     except DatabaseError as exc:
         failures.append(("tenants", exc))
-    for target in targets:
-        try:
-            lines = await status(target.dsn, target.which)
-        except (DatabaseError, MigrationError) as exc:
-            failures.append((target.label, exc))
+    limit = asyncio.Semaphore(parallel)
+
+    async def one(target: Target) -> list[MigrationStatus] | ScadaError:
+        async with limit:
+            try:
+                return await status(target.dsn, target.which)
+            except (DatabaseError, MigrationError) as exc:
+                return exc
+
+    for target, lines in zip(targets, await asyncio.gather(*map(one, targets)), strict=True):
+        if isinstance(lines, ScadaError):
+            failures.append((target.label, lines))
             continue
         found += [
             {
@@ -137,33 +173,3 @@ def _print_outcomes(outcomes: Sequence[Outcome], *, dry_run: bool) -> None:
             note(f"{outcome.label}: warning: {warning}")
         if outcome.error is not None:
             note(f"{outcome.label}: failed: {outcome.error}")
-
-
-@contextmanager
-def _progress_bars(*, shown: bool) -> Iterator[ProgressCallback | None]:
-    """Show a bar for each database at work, on a terminal only; one that is done makes room."""
-    bars_console = console(stderr=True)
-    if not shown or not bars_console.is_terminal:
-        yield None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn  # noqa: PLC0415
-    from rich.progress import Progress as Bars  # noqa: PLC0415
-
-    tasks: dict[str, TaskID] = {}
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    with Bars(*columns, console=bars_console, transient=True) as bars:
-
-        def show(progress: Progress) -> None:
-            if progress.label not in tasks:
-                tasks[progress.label] = bars.add_task(progress.label)
-            task = tasks[progress.label]
-            doing = f"{progress.label}: {progress.current}" if progress.current else progress.label
-            bars.update(
-                task,
-                description=doing,
-                completed=progress.done,
-                total=progress.total,
-                visible=progress.current is not None,
-            )
-
-        yield show
