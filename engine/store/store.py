@@ -42,11 +42,14 @@ class Store:
         """Whether the database is away, and when it makes sense to try again."""
         return self._database.breaker
 
-    async def check(self) -> None:
-        """Learn the storage mode anew: migrations change it.
+    async def check(self, connection: AsyncConnection[Any] | None = None) -> None:
+        """Learn the storage mode anew: migrations change it. Over `connection`, where the caller has one anyway.
 
         Raises DatabaseUnavailable, and DatabaseNotMigrated when tables are missing.
         """
+        if connection is not None:
+            self.mode = await _found_mode(connection)
+            return
         self.mode = None
         async with self._connected(Priority.READ):
             pass
@@ -100,9 +103,13 @@ class Store:
         """Borrow a connection; learn the storage mode unless it is known."""
         async with self._database.connection(priority) as connection:
             if self.mode is None:
-                self.mode = await detect_mode(Session(connection, "cannot find out the storage mode"))
+                self.mode = await _found_mode(connection)
             try:
                 yield connection
             except DatabaseNotMigrated:
                 self.mode = None
                 raise
+
+
+async def _found_mode(connection: AsyncConnection[Any]) -> StorageMode:
+    return await detect_mode(Session(connection, "cannot find out the storage mode"))
