@@ -1,7 +1,7 @@
 """The read side: readings of a time range, streamed or by the page, and the latest of each tag; always for one tenant.
 
 Owns the SQL. Readings travel as binary COPY and are decoded in C: no Python object per value. Every query goes tag by
-tag through the index (tag_id, ts desc), so that it reads what it returns and not the whole range.
+tag through the index (tag_id, ts), so that it reads what it returns and not the whole range.
 
 A stream is a row of small queries, each over a slice of time that is as wide as the last slices were thin. Memory stays
 bounded on both sides, no connection and no snapshot is held while the client reads, and a slow client costs nobody
@@ -66,7 +66,7 @@ _BEGIN = f"begin read only; set local enable_bitmapscan = off; set local stateme
 _PAGE = """
 copy (
     select r.* from unnest({tag_ids}::integer[]) as wanted (id) cross join lateral (
-        select {columns} from readings
+        select {columns} from stored_readings
         where tag_id = wanted.id and ts >= {start} and ts < {end} and (ts > {start} or tag_id >= {start_tag_id})
         order by ts fetch first {most} rows with ties
     ) r
@@ -77,7 +77,7 @@ copy (
 _LATEST = """
 copy (
     select r.* from unnest({tag_ids}::integer[]) as wanted (id) cross join lateral (
-        select {columns} from readings where tag_id = wanted.id and ts < 'infinity' order by ts desc limit 1
+        select {columns} from stored_readings where tag_id = wanted.id and ts < 'infinity' order by ts desc limit 1
     ) r
     order by tag_id
 ) to stdout (format binary)

@@ -39,7 +39,7 @@ with tag as (
     insert into reading_gaps (tag_id, "from", "to", cause)
     select tag.tag_id, newest.ts, hole.until, %s
     from tag cross join hole cross join lateral (
-        select ts from readings
+        select ts from stored_readings
         where tag_id = tag.tag_id and ts > '-infinity' and ts < hole.until order by ts desc limit 1
     ) newest
     where tag.deleted_at is null or tag.deleted_at > hole.until

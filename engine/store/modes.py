@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 _TABLES = (
     "readings",
+    "stored_readings",
+    "append_order",
     "tag_mappings",
     "scada_connections",
     "reading_gaps",

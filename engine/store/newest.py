@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
     from engine.store.session import Session
 
-# Through the index (tag_id, ts desc), so many entries a tag as are asked for.
+# Through the index (tag_id, ts), so many entries a tag as are asked for.
 _NEWEST = """
 select wanted.place, extract(epoch from date_trunc('second', r.ts))::bigint * 1000000
     + extract(microseconds from r.ts)::bigint %% 1000000, r.status, r.value, r.text
 from unnest(%s::integer[], %s::integer[]) as wanted (id, place) cross join lateral (
-    select ts, status, value, text_value is not null as text from readings
+    select ts, status, value, text_value is not null as text from stored_readings
     where tag_id = wanted.id and ts > '-infinity' and ts < 'infinity' order by ts desc limit %s
 ) r
 order by wanted.place, r.ts

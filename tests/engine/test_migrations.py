@@ -31,6 +31,7 @@ TENANT_FILES = (
     "tenant/0004_opcua_settings.sql",
     "tenant/0005_reading_gaps.sql",
     "tenant/0006_journal.sql",
+    "tenant/0007_stored_readings.sql",
 )
 
 
