@@ -32,6 +32,7 @@ TENANT_FILES = (
     "tenant/0005_reading_gaps.sql",
     "tenant/0006_journal.sql",
     "tenant/0007_stored_readings.sql",
+    "tenant/0008_rollups.sql",
 )
 
 
