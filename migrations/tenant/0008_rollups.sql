@@ -113,14 +113,15 @@ begin
 end
 $$;
 
--- Times of pending buckets. Functions, because a plan should not expect thousands of them.
-create function pending_spans(width interval) returns tstzmultirange language sql stable
+-- Times of pending buckets. Functions, because a plan should not expect thousands of them; and to compile the query
+-- (jit) would take a hundred times as long as to run it.
+create function pending_spans(width interval) returns tstzmultirange language sql stable set jit = off
 begin atomic
     with span as (
         select
-            greatest(to_timestamp(lower(part) * 60), state.readings_from) as since,
+            greatest(to_timestamp(lower(part) * 60), (select readings_from from rollup_state)) as since,
             to_timestamp(upper(part) * 60) as until
-        from rollup_state state cross join rollup_changes cross join unnest(minutes) part
+        from rollup_changes cross join unnest(minutes) part
     )
     select coalesce(range_agg(tstzrange(
         date_bin(width, since, 'epoch'), date_bin(width, until - interval '1 minute', 'epoch') + width
