@@ -273,7 +273,11 @@ def _wait_all_ingest(engine: Engine, steps: _Steps) -> None:
         told = ingesting
         return ingesting >= TENANTS
 
-    until("every tenant has stored readings", all_ingest, timeout_s=_ALL_INGEST_S, poll_s=0.5)
+    try:
+        until("every tenant has stored readings", all_ingest, timeout_s=_ALL_INGEST_S, poll_s=0.5)
+    except AssertionError as exc:
+        said = engine.log.read_text()[-2_000:]
+        raise ConfigurationError(f"{exc}: {told} of {TENANTS} have; the engine's log ends: {said}") from exc
 
 
 def _wait_committed(engine: Engine) -> None:

@@ -125,6 +125,26 @@ class Database:
         self.breaker.retry_now()
 
     @asynccontextmanager
+    async def returned_connection(
+        self, patience_s: float, *, kept: bool = True
+    ) -> AsyncIterator[Connection | None]:
+        """Lend the connection that somebody else gives back within a time, or None: it never opens one for us.
+
+        For what is not urgent, where connections are short: it rides along with what needs a connection anyway. With
+        `kept`, one that lies idle when the time is over will do as well. Raises as `connection`.
+        """
+        self.breaker.check(writes=False)
+        if self._server is None:
+            self._server = self._pool.server(self._dsn)
+        dsn, server = self._dsn, self._server
+        lent = await server.take_returned(self, patience_s, kept=kept)
+        if lent is None:
+            yield None
+            return
+        async with self._using(server, dsn, lent, writes=False) as connection:
+            yield connection
+
+    @asynccontextmanager
     async def connection(
         self, priority: Priority = Priority.READ, *, wait_s: float | None = None
     ) -> AsyncIterator[Connection]:
@@ -145,6 +165,14 @@ class Database:
             raise DatabaseUnavailable(
                 f"no connection to {server.name} was free for {wait_s:.1f} seconds: {server.limit} are in use"
             ) from exc
+        async with self._using(server, dsn, lent, writes=writes) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def _using(
+        self, server: _Server, dsn: str, lent: Connection | None, *, writes: bool
+    ) -> AsyncIterator[Connection]:
+        """Lend what the server gave us, a connection or a place to open one in, and give it back."""
         try:
             with self.breaker.call(writes=writes):
                 if lent is None:
@@ -189,6 +217,8 @@ class _Server:
         # The least recently used first, as (of which database, since when).
         self._idle: dict[Connection, tuple[Database, float]] = {}
         self._waiting: list[_Waiting] = []
+        # Who would take a connection to their database when it is given back.
+        self._patient: dict[Database, list[asyncio.Future[Connection]]] = {}
         self._numbers = count()
         self._closing: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -215,6 +245,29 @@ class _Server:
                 heapify(self._waiting)
             raise
 
+    async def take_returned(self, database: Database, patience_s: float, *, kept: bool) -> Connection | None:
+        """Wait for a connection to this database to be given back; None when the time is over."""
+        given: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
+        patient = self._patient.setdefault(database, [])
+        patient.append(given)
+        try:
+            await asyncio.wait({given}, timeout=patience_s)
+        except asyncio.CancelledError:
+            if given.done():
+                self.give_back(given.result(), database)
+            raise
+        finally:
+            if given in patient:
+                patient.remove(given)
+            if not patient:
+                self._patient.pop(database, None)
+        if given.done():
+            return given.result()
+        idle = self._kept_of(database) if kept else None
+        if idle is not None:
+            del self._idle[idle]
+        return idle
+
     async def opened(self, dsn: str, application: str) -> Connection:
         """Open a connection in the place that `take` gave."""
         began_s = self._now_s()
@@ -229,6 +282,9 @@ class _Server:
         """Keep a connection that was lent; close it where `database` is None or it is not idle."""
         if database is None or connection.info.transaction_status != TransactionStatus.IDLE:
             self.discard(connection)
+            return
+        if patient := self._patient.get(database):
+            patient.pop(0).set_result(connection)
             return
         now_s = self._now_s()
         if self.limit < self._most and now_s >= self._grows_s:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import structlog
 import uvloop
 
+from engine.database_activity import DatabaseActivity
 from engine.database_pool import DatabasePool
 from engine.errors import ScadaError
 from engine.metrics import ProcessState
@@ -56,6 +57,8 @@ class Worker:
         self._databases = DatabasePool(
             settings.database_connections, retry_most_s=settings.database_retry_most_s
         )
+        # A change is to be taken up within catalog_refresh_s: tenants ask each half of it, and an answer may be so old.
+        self._activity = DatabaseActivity(settings.catalog_refresh_s / 4)
         self._master = MasterDatabase(settings, self._databases, _APPLICATION)
         # Of all tenants: one that waits for its disk must not hold up the others.
         self._threads = ThreadPoolExecutor(_JOURNAL_THREADS, thread_name_prefix="journal")
@@ -156,6 +159,7 @@ class Worker:
             settings=self._settings,
             counters=counters,
             databases=self._databases,
+            activity=self._activity,
             threads=self._threads,
         )
         self._running[tenant.slug] = (runner, asyncio.create_task(runner.run(), name=f"tenant {tenant.slug}"))

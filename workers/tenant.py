@@ -22,6 +22,7 @@ from engine import catalog
 from engine.cancelling import cancel_all
 from engine.continuity import NEVER_US
 from engine.database import is_same_database
+from engine.database_activity import DatabaseActivity, Written
 from engine.errors import DatabaseError, JournalUnavailable, ScadaError, StreamTakenOver
 from engine.journal.memory import MemoryJournal
 from engine.metrics import Gauge, TenantSlots
@@ -34,12 +35,14 @@ from workers.tenant_reports import Reports
 from workers.tenant_stream import Stream, StreamOpener, journal_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Executor
+    from typing import Any
     from uuid import UUID
 
     import numpy as np
     from numpy.typing import NDArray
+    from psycopg import AsyncConnection
 
     from engine.database_pool import DatabasePool
     from engine.pipeline import TenantPipeline
@@ -66,9 +69,10 @@ class TenantRunner:
         settings: Settings,
         counters: TenantSlots,
         databases: DatabasePool,
+        activity: DatabaseActivity,
         threads: Executor,
     ) -> None:
-        """`threads` are the journals' of all tenants."""
+        """`activity` is the worker's; `threads` are the journals' of all tenants."""
         self.tenant = tenant
         # Set after the first attempt to load the catalog, whether it worked or not: the worker is then ready.
         self.attempted = asyncio.Event()
@@ -77,6 +81,9 @@ class TenantRunner:
         self._settings = settings
         self._counters = counters
         self._database = databases.database(tenant.dsn, _APPLICATION)
+        self._activity = activity
+        # What was written in the database when the catalog was read last.
+        self._read_at: Written | None = None
         self._store = Store(self._database, ahead_most_s=settings.reading_ahead_most_s)
         self._threads = threads
         self._stream: Stream | None = None
@@ -217,9 +224,12 @@ class TenantRunner:
 
     async def _follow_catalog(self, tasks: asyncio.TaskGroup) -> None:
         failures = 0
+        patient = False
         while not self._stopping.is_set():
             try:
-                await self._apply_catalog(tasks)
+                wanted = await self._changed_catalog(patient=patient)
+                if wanted is not None:
+                    await self._apply_catalog(wanted, tasks)
             except ScadaError as exc:
                 if failures == 0:
                     log.warning("the tenant is skipped for now: its catalog cannot be read", error=str(exc))
@@ -227,27 +237,55 @@ class TenantRunner:
                 ceiling_s = min(self._settings.database_retry_most_s, _RETRY_FIRST_S * 2 ** min(failures, 16))
                 wait_s = ceiling_s * random.uniform(0.5, 1.0)
                 failures += 1
+                patient = False
             else:
                 if failures:
                     log.info("the tenant's catalog can be read again", attempts=failures + 1)
                 self._counters.set(Gauge.DATABASE_UP, 1)
                 failures = 0
-                wait_s = self._settings.catalog_refresh_s
+                # Half of the time nothing is looked at, the other half every commit's connection is an occasion.
+                wait_s = 0.0 if wanted is None else self._settings.catalog_refresh_s / 2
+                patient = True
             self.attempted.set()
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await self._stopping.wait()
 
-    async def _apply_catalog(self, tasks: asyncio.TaskGroup) -> None:
+    async def _changed_catalog(self, *, patient: bool) -> list[catalog.Connection] | None:
+        """Return the connections that the catalog names now; None where nothing can have changed.
+
+        1. not `patient`, the first time and after a failure: over a connection of its own, at once
+        2. over the connection that somebody gives back in the meantime, such as a commit, or that lies idle
+        3. not at all where nothing was written in the database since
+        4. else over one of its own: with hundreds of tenants and few connections, it is opened for this
+        """
+        if patient:
+            # 2
+            patience_s = self._settings.catalog_refresh_s / 2
+            async with self._database.returned_connection(patience_s) as returned:
+                if returned is not None:
+                    return await self._read_catalog(returned)
+            # 3
+            if await self._activity.is_unchanged(self._database, self._read_at):
+                return None
+        # 1, 4
+        async with self._database.connection() as own:
+            return await self._read_catalog(own)
+
+    async def _read_catalog(self, database: AsyncConnection[Any]) -> list[catalog.Connection]:
+        read_at = await self._activity.written(database)
+        await self._store.check(database)
+        wanted = await catalog.load_connections(
+            database, self.tenant.id, secrets_key=self._settings.secrets_key, known=self._known
+        )
+        self._read_at = read_at
+        return wanted
+
+    async def _apply_catalog(
+        self, connections: Sequence[catalog.Connection], tasks: asyncio.TaskGroup
+    ) -> None:
         """Start what is new, stop what is gone, and start again only what has changed."""
-        await self._store.check()
-        async with self._database.connection() as database:
-            wanted = {
-                connection.id: connection
-                for connection in await catalog.load_connections(
-                    database, self.tenant.id, secrets_key=self._settings.secrets_key, known=self._known
-                )
-            }
+        wanted = {connection.id: connection for connection in connections}
         stale = [key for key, (running, _) in self._running.items() if wanted.get(key) != running]
         await self._close_connections(stale)
         for key, connection in wanted.items():

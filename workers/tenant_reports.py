@@ -82,7 +82,15 @@ class Reports:
                 log.warning("the state of connections could not be recorded; trying again", error=str(exc))
                 self._unrecorded = taken | self._unrecorded
                 self._reported.set()
-                await asyncio.sleep(self._retry_s)
+                await self._until_retry()
+
+    async def _until_retry(self) -> None:
+        """Return when the database is worth a try: when it may be back, or a while after it refused what it got."""
+        breaker = self._database.breaker
+        if breaker.is_open:
+            await breaker.wait()
+        else:
+            await asyncio.sleep(self._retry_s)
 
     def _set_gauges(self) -> None:
         reports = self._newest.values()

@@ -1,4 +1,4 @@
-"""Over a hundred databases on one server, and eight connections for all of them."""
+"""Over a hundred databases on one server, and eight connections for all of them; what rides along with another use."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from engine.database import connect
-from engine.database_pool import DatabasePool
+from engine.cancelling import cancel_all
+from engine.database import connect, with_database
+from engine.database_pool import DatabasePool, Priority
+from engine.migrations import Progress, Target, Which, migrate_all
 from engine.store import Store
 from tests.engine.commits import Stream, batch_of
 from tests.servers.many_tenants import many_tenants
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 TENANTS = 110
@@ -64,3 +67,92 @@ async def _connections(observer: psycopg.AsyncConnection[Any]) -> int:
     row = await cursor.fetchone()
     assert row is not None
     return int(row[0])
+
+
+async def test_who_is_patient_gets_the_connection_that_somebody_gives_back_before_it_is_closed(
+    embedded_dsn: str, new_database: Callable[[str], str]
+) -> None:
+    pool = DatabasePool(1, retry_most_s=0.0)
+    database = pool.database(new_database(embedded_dsn), APPLICATION)
+    other = pool.database(new_database(embedded_dsn), APPLICATION)
+    order: list[str] = []
+
+    async def patient() -> None:
+        async with database.returned_connection(20.0) as returned:
+            order.append("patient")
+            assert returned is lent
+
+    async def next_one() -> None:
+        async with other.connection():
+            order.append("other")
+
+    async with asyncio.TaskGroup() as tasks, database.connection(Priority.WRITE) as lent:
+        for waiting in (next_one, patient):
+            tasks.create_task(waiting())
+            await asyncio.sleep(0)
+    assert order == ["patient", "other"]
+    await pool.close()
+
+
+async def test_patience_ends_with_what_lies_idle_or_with_nothing_and_opens_none(
+    embedded_dsn: str, new_database: Callable[[str], str]
+) -> None:
+    pool = DatabasePool(1, retry_most_s=0.0)
+    database = pool.database(new_database(embedded_dsn), APPLICATION)
+    async with database.returned_connection(0.01) as returned:
+        assert returned is None
+    async with database.connection() as lent:
+        pass
+    async with database.returned_connection(0.01, kept=False) as returned:
+        assert returned is None
+    async with database.returned_connection(0.01) as returned:
+        assert returned is lent
+    await pool.close()
+
+
+async def test_patience_that_is_cancelled_loses_no_connection(
+    embedded_dsn: str, new_database: Callable[[str], str]
+) -> None:
+    pool = DatabasePool(1, retry_most_s=0.0)
+    database = pool.database(new_database(embedded_dsn), APPLICATION)
+
+    async def patient() -> None:
+        async with database.returned_connection(20.0):
+            raise AssertionError("it was cancelled before")
+
+    async with database.connection() as lent:
+        waiting = asyncio.create_task(patient())
+        await asyncio.sleep(0)
+    # It has been given the connection, and has not gone on yet.
+    await cancel_all(waiting)
+    async with database.connection() as again:
+        assert again is lent
+    await pool.close()
+
+
+async def test_a_tenant_that_cannot_be_migrated_is_told_and_all_others_are_done(
+    embedded_dsn: str,
+) -> None:
+    with many_tenants(embedded_dsn, 12, migrated=False) as many:
+        targets = [Target(slug, dsn, Which.TENANT) for slug, dsn in many.tenants.items()]
+        away = Target("away", with_database(embedded_dsn, "there_is_no_such_database"), Which.TENANT)
+        with psycopg.connect(many.tenants["tenant-3"]) as connection:
+            connection.execute("create table wells (mine integer)")
+
+        async def tenants() -> list[Target]:
+            return [*targets[:7], away, *targets[7:]]
+
+        told: list[Progress] = []
+        outcomes = await migrate_all(many.master_dsn, tenants, parallel=4, progress=told.append)
+        errors = {outcome.label: str(outcome.error) for outcome in outcomes if outcome.error}
+        assert errors.keys() == {"away", "tenant-3"}
+        assert "there_is_no_such_database" in errors["away"]
+        assert "wells" in errors["tenant-3"]
+        done = {outcome.label for outcome in outcomes if outcome.applied and not outcome.error}
+        assert done == {target.label for target in targets} - {"tenant-3"}
+        assert (told[-1].databases, told[-1].finished, told[-1].failed) == (14, 14, 2)
+        # A second run takes up what failed, once it can be done.
+        with psycopg.connect(many.tenants["tenant-3"]) as connection:
+            connection.execute("drop table wells")
+        again = await migrate_all(many.master_dsn, tenants)
+        assert [outcome.label for outcome in again if outcome.applied] == ["tenant-3"]

@@ -24,8 +24,8 @@ class ManyTenants:
 
 
 @contextmanager
-def many_tenants(server_dsn: str, number: int) -> Iterator[ManyTenants]:
-    """Yield `number` active tenants with migrated databases; the server is the embedded one.
+def many_tenants(server_dsn: str, number: int, *, migrated: bool = True) -> Iterator[ManyTenants]:
+    """Yield `number` active tenants with databases, migrated or empty; the server is the embedded one.
 
     A server with TimescaleDB has its workers in every database, and one that is in use cannot be copied.
     """
@@ -35,7 +35,8 @@ def many_tenants(server_dsn: str, number: int) -> Iterator[ManyTenants]:
         master = stack.enter_context(temporary_database(server_dsn, "master"))
         model = stack.enter_context(temporary_database(server_dsn, "model"))
         run(migrate_database(master, Which.MASTER))
-        run(migrate_database(model, Which.TENANT))
+        if migrated:
+            run(migrate_database(model, Which.TENANT))
         copied = Identifier(str(psycopg.conninfo.conninfo_to_dict(model)["dbname"]))
         for name in names:
             server.execute(

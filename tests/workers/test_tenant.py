@@ -17,6 +17,7 @@ import pytest
 
 from engine import catalog
 from engine.database import connect
+from engine.database_activity import DatabaseActivity
 from engine.database_pool import DatabasePool
 from engine.journal.disk import DISK
 from engine.metrics import Counter, DropReason, Gauge, MetricsPage, MissingReason, TenantSample
@@ -51,6 +52,7 @@ class Site:
         self.tenant = tenant
         self.settings = replace(SETTINGS, journal=JournalSettings(folder=str(folder)))
         self._pool = DatabasePool(4, retry_most_s=0.5)
+        self._activity = DatabaseActivity(0.05)
         self._threads = ThreadPoolExecutor(2)
         self.page = MetricsPage.create(1)
         self._dsn = databases.tenant_dsn
@@ -64,6 +66,7 @@ class Site:
             settings=self.settings,
             counters=self._counters,
             databases=self._pool,
+            activity=self._activity,
             threads=self._threads,
         )
         self._task = asyncio.create_task(self._runner.run())
