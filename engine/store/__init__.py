@@ -1,7 +1,9 @@
 """The write side: one batch = one transaction = one binary COPY into a tenant's readings, and the stream's mark.
 
     store            the Store: check, newest, claim, commit
-    commits          one commit: what is done by what the mark says
+    commits          one commit: its transaction
+    plans            what is left to be done of a commit, by what the mark says; pure
+    turns            commits in flight at once are made in their order
     claims           a new owner of a stream
     marks            lanes and totals; pure
     rows             frames as sorted rows, and which rows cannot be stored; pure
@@ -20,9 +22,21 @@ Exactly once: a commit moves the stream's mark in the transaction of its reading
 mark. Whatever became of an earlier try, the same commit may be sent again.
 """
 
-from engine.store.commits import Commit, Committed
+from engine.store.commits import Committed
 from engine.store.marks import Claim, Lane, MarkMoved, Totals
 from engine.store.modes import StorageMode
+from engine.store.plans import Commit
 from engine.store.store import Store
+from engine.store.turns import NotItsTurn
 
-__all__ = ["Claim", "Commit", "Committed", "Lane", "MarkMoved", "StorageMode", "Store", "Totals"]
+__all__ = [
+    "Claim",
+    "Commit",
+    "Committed",
+    "Lane",
+    "MarkMoved",
+    "NotItsTurn",
+    "StorageMode",
+    "Store",
+    "Totals",
+]

@@ -2,43 +2,48 @@
 
 What the transaction does, in few round trips:
 
-    1  begin, settings, lock the stream's row in ingest_marks           one query
-    2  decide by what the row says (`_plan`); pure
-    3  COPY the rows that fit; if some are refused, roll back and go from 1 on again, searching for them
-    4  quarantine, gaps, holes of the journal                           only where there are some
-    5  move the mark and the totals, commit                             one query
+    1  begin, settings, look at the stream's row in ingest_marks        one query
+       skip what is done by what it says, or end here                   (plans.py)
+    2  COPY the rows that fit; if some are refused, roll back and go from 1 on again, searching for them
+    3  wait for the commit before this one, if it is not made yet       (turns.py)
+    4  lock the row, and decide by what it says now                     one query
+    5  quarantine, gaps, holes of the journal                           only where there are some
+    6  move the mark and the totals, commit                             one query
 
-What the row says, and what is done; the numbers stand in `_plan`:
+Only 4 decides. What 1 saw may be old by then: it saves work, no more. Where 4 leaves other frames to be stored than 2
+has stored, as after an earlier try whose COMMIT was on its way all that time, all is rolled back and begins again at 1.
 
-    1  a higher epoch than ours         StreamTakenOver: another process owns the stream now
-    2  the mark is at the end           nothing: this is done, by an earlier try whose answer never came
-    3  no such lane, or a mark that is  MarkMoved: the database has lost commits, and what follows must not be
-       lower than it was                stored before what is missing
-    4  the mark is where it was, or     the frames behind the mark
-       between there and the end
+So the row is locked for a moment only. Two commits copy at once and still are made in their order. A new owner of the
+stream does not wait for the last one's COPY, and the last one finds the new epoch at 4, whatever it has copied. When
+the commit before is not made, this one is not, either (NotItsTurn): nothing is stored before what is missing.
 
-A row that is missing was lost, too: it is as one whose mark is 0.
+A row that is missing was lost by the database: it is made anew, with a mark of 0, in the same transaction. Of two tries
+that do so at once, the second waits for the first, and then sees its mark.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any
 
-from engine.errors import DatabaseRejected, StreamTakenOver
+from engine.errors import DatabaseRejected
 from engine.store.copying import copy_all_but_refused
 from engine.store.gap_rows import change_gaps, net_changes, record_lost
-from engine.store.marks import FIRST_LANE, NOTHING, Lane, MarkMoved, Totals, moved, opened, place_of
+from engine.store.marks import Lane, Totals
 from engine.store.modes import StorageMode
+from engine.store.plans import Known, foreseen, planned
 from engine.store.quarantine_rows import insert_refused, refused_of
 from engine.store.rows import screened
 from engine.store.session import BEGIN
+from engine.store.turns import NotItsTurn, is_in_the_way, its_turn
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Sequence
     from uuid import UUID
 
-    from engine.frames import Frame, Loss
+    from engine.store.plans import Commit, Plan
     from engine.store.rows import Refused
     from engine.store.session import Session
 
@@ -47,24 +52,7 @@ _DIRECT_COMPRESS = (
     "; set local timescaledb.enable_direct_compress_copy = on"
     "; set local timescaledb.enable_direct_compress_copy_client_sorted = on"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """What is to be stored as a whole."""
-
-    stream: UUID
-    epoch: int
-    lane: Lane
-    """The lane that it moves, as the last answer showed it."""
-    frames: Sequence[Frame]
-    """In their order, and all behind the lane's mark."""
-    end: int
-    """The lane's mark afterwards: the sequence of the last frame, or that before the end of a hole behind it."""
-    opens: bool = False
-    """The lane may be new: then it begins behind `lane.after`."""
-    losses: Sequence[Loss] = ()
-    """Holes of the journal that the mark moves over."""
+_COLUMNS = "epoch, after, mark, readings, quarantined"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,89 +61,130 @@ class Committed:
 
     lanes: tuple[Lane, ...]
     totals: Totals
+    late: int = 0
+    """Of its readings that are stored now, those that were late when they were journaled."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What the database says of the stream."""
+class _Again(Enum):
+    """Why a try was rolled back, and what the next one does."""
 
-    epoch: int
-    lanes: tuple[Lane, ...]
-    totals: Totals
-    is_missing: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What is left to be done of a commit."""
-
-    lanes: tuple[Lane, ...]
-    """Afterwards."""
-    frames: Sequence[Frame]
-    losses: Sequence[Loss]
+    SEARCHING = auto()  # rows are refused: search for them
+    LOOKING = auto()  # the mark has moved meanwhile: look again
+    IN_ITS_TURN = auto()  # the commit before this one waits for us: begin when it is made
 
 
 class Transaction:
     """Makes one commit over one connection."""
 
     def __init__(
-        self, session: Session, mode: StorageMode, *, database_id: UUID | None, ahead_most_s: float
+        self,
+        session: Session,
+        mode: StorageMode,
+        *,
+        database_id: UUID | None,
+        ahead_most_s: float,
+        late_after_s: float,
+        running: set[int],
     ) -> None:
+        """`running`: the server's processes that make commits of the same store; ours is in it while it does."""
         self._session = session
         self._begin = BEGIN + _DIRECT_COMPRESS if mode is StorageMode.COLUMNSTORE else BEGIN
         self._database_id = database_id
         self._ahead_most_s = ahead_most_s
+        self._late_after_s = late_after_s
+        self._running = running
 
-    async def run(self, commit: Commit) -> Committed:
-        """Store what is not stored yet; the connection is idle again then. Errors as Store.commit."""
-        committed = await self._run(commit, searching=False)
-        if committed is None:
-            committed = await self._run(commit, searching=True)
-        assert committed is not None
-        return committed
+    async def run(self, commit: Commit, before: asyncio.Future[None] | None) -> Committed:
+        """Store what is not stored yet; the connection is idle again then. Errors as Store.commit.
 
-    async def _run(self, commit: Commit, *, searching: bool) -> Committed | None:
-        """Return None, having done nothing, when rows are refused and it is not `searching` for them."""
-        # Before the stream is locked: it takes a while, and nearly always all frames are to be stored.
-        rows, refused = screened(commit.frames, self._ahead_most_s)
-        known = await self._lock(commit.stream, commit.epoch)
-        plan = _plan(commit, known)
-        if plan is None:
+        Also when it is not our turn, and NotItsTurn is raised, the connection is idle.
+        """
+        searching = False
+        while True:
+            done = await self._try(commit, before, searching=searching)
+            if isinstance(done, Committed):
+                return done
+            searching |= done is _Again.SEARCHING
+            if done is _Again.IN_ITS_TURN and before is not None:
+                await its_turn(before)
+
+    async def _try(
+        self, commit: Commit, before: asyncio.Future[None] | None, *, searching: bool
+    ) -> Committed | _Again:
+        # Asked before the look: what that sees may be from before the other one was made.
+        follows = before is not None and not before.done()
+        if before is not None and not follows:
+            await its_turn(before)
+        pid, known = await self._look(commit)
+        self._running.add(pid)
+        try:
+            return await self._make(commit, known, before if follows else None, searching=searching)
+        except NotItsTurn:
             await self._session.simple("rollback")
-            return Committed(known.lanes, known.totals)
-        if len(plan.frames) < len(commit.frames):
-            rows, refused = screened(plan.frames, self._ahead_most_s)
+            raise
+        finally:
+            self._running.discard(pid)
+
+    async def _make(
+        self, commit: Commit, known: Known, before: asyncio.Future[None] | None, *, searching: bool
+    ) -> Committed | _Again:
+        if before is not None:
+            frames = foreseen(commit, known)
+        else:
+            plan = planned(commit, known)
+            frames = () if plan is None else plan.frames
+        rows, refused = screened(frames, self._ahead_most_s, self._late_after_s)
         rejected: list[Refused] = []
         if searching and len(rows):
             rejected = await copy_all_but_refused(self._session, rows)
         elif len(rows):
             try:
-                await self._session.copy(rows.batch)
+                await self._session.copy(rows.encoded(0, len(rows)))
             except DatabaseRejected as exc:
                 if not exc.is_about_rows:
                     raise
                 await self._session.simple("rollback")
-                return None
+                return _Again.SEARCHING
+        if before is not None and await is_in_the_way(self._session, before, self._running):
+            await self._session.simple("rollback")
+            return _Again.IN_ITS_TURN
+        known = await self._lock(commit)
+        plan = planned(commit, known)
+        if plan is None or len(plan.frames) != len(frames):
+            await self._session.simple("rollback")
+            return Committed(known.lanes, known.totals, rows.sorted.late) if plan is None else _Again.LOOKING
         await self._write_beside(commit.stream, plan, [*refused, *rejected])
         totals = Totals(
             known.totals.readings + len(rows) - len(rejected),
             known.totals.quarantined + len(refused) + len(rejected),
         )
-        await self._session.commit(_moving(commit, known, plan.lanes, totals))
-        return Committed(plan.lanes, totals)
+        await self._session.commit(_moving(commit, plan.lanes, totals))
+        return Committed(plan.lanes, totals, rows.sorted.late)
 
-    async def _lock(self, stream: UUID, epoch: int) -> _Known:
+    async def _look(self, commit: Commit) -> tuple[int, Known]:
+        """Begin; return the server's process that makes the commit, and what it says of the stream."""
         cursor = await self._session.simple(
-            f"{self._begin}; select epoch, after, mark, readings, quarantined from ingest_marks"
-            f" where stream = '{stream}' for update"
+            f"{self._begin}; select pg_backend_pid(), {_COLUMNS} from (select) as always"
+            f" left join ingest_marks on stream = '{commit.stream}'"
         )
         row = await cursor.fetchone()
+        assert row is not None
+        pid, *columns = row
+        return pid, _known(columns) if columns[0] is not None else Known(commit.epoch)
+
+    async def _lock(self, commit: Commit) -> Known:
+        lock = f"select {_COLUMNS} from ingest_marks where stream = '{commit.stream}' for update"
+        row = await (await self._session.simple(lock)).fetchone()
         if row is None:
             await self._check_identity()
-            return _Known(epoch, (FIRST_LANE,), NOTHING, is_missing=True)
-        found, after, mark, readings, quarantined = row
-        lanes = tuple(Lane(*each) for each in zip(after, mark, strict=True))
-        return _Known(found, lanes, Totals(readings, quarantined))
+            row = await (
+                await self._session.simple(
+                    "insert into ingest_marks (stream, epoch, after, mark)"
+                    f" values ('{commit.stream}', {commit.epoch}, '{{0}}', '{{0}}') on conflict do nothing; {lock}"
+                )
+            ).fetchone()
+            assert row is not None
+        return _known(row)
 
     async def _check_identity(self) -> None:
         """Make sure that a database which does not know the stream is the one that did."""
@@ -168,7 +197,7 @@ class Transaction:
                 f"this is another database than the stream's: its identity is {found}, not {self._database_id}"
             )
 
-    async def _write_beside(self, stream: UUID, plan: _Plan, refused: Sequence[Refused]) -> None:
+    async def _write_beside(self, stream: UUID, plan: Plan, refused: Sequence[Refused]) -> None:
         if told := [*refused, *map(refused_of, plan.losses)]:
             await insert_refused(self._session, stream, told)
         if changes := net_changes(plan.frames):
@@ -177,53 +206,16 @@ class Transaction:
             await record_lost(self._session, loss)
 
 
-def _plan(commit: Commit, known: _Known) -> _Plan | None:
-    """Return what is left to be done; None: nothing is. Cases as in the module's docstring."""
-    # 1
-    if known.epoch > commit.epoch:
-        raise StreamTakenOver(
-            f"stream {commit.stream} has been taken over: its epoch is {known.epoch}, ours was {commit.epoch}"
-        )
-    lanes = known.lanes
-    place = place_of(lanes, commit.lane.after)
-    if place is None and commit.opens:
-        lanes = opened(lanes, commit.lane.after)
-        place = place_of(lanes, commit.lane.after)
-    # 2
-    if place is not None and lanes[place].mark >= commit.end:
-        return None
-    # 3
-    if place is None or lanes[place].mark < commit.lane.mark or _reaches_into_next(lanes, place, commit.end):
-        raise MarkMoved(
-            f"stream {commit.stream} was committed up to {commit.lane.mark} behind {commit.lane.after},"
-            f" and the database has {known.lanes}",
-            known.lanes,
-            known.totals,
-        )
-    # 4
-    mark = lanes[place].mark
-    return _Plan(
-        lanes=moved(lanes, place, commit.end),
-        frames=[frame for frame in commit.frames if frame.sequence > mark],
-        # One that the mark is in the midst of has lost what is behind the mark.
-        losses=[loss for loss in commit.losses if loss.until - 1 > mark],
-    )
+def _known(row: Sequence[Any]) -> Known:
+    epoch, after, mark, readings, quarantined = row
+    lanes = tuple(Lane(*each) for each in zip(after, mark, strict=True))
+    return Known(epoch, lanes, Totals(readings, quarantined))
 
 
-def _reaches_into_next(lanes: Sequence[Lane], place: int, end: int) -> bool:
-    return place + 1 < len(lanes) and end > lanes[place + 1].after
-
-
-def _moving(commit: Commit, known: _Known, lanes: Sequence[Lane], totals: Totals) -> str:
+def _moving(commit: Commit, lanes: Sequence[Lane], totals: Totals) -> str:
     """Return the statement that moves the mark and the totals."""
     after = ",".join(str(lane.after) for lane in lanes)
     mark = ",".join(str(lane.mark) for lane in lanes)
-    if known.is_missing:
-        return (
-            "insert into ingest_marks (stream, epoch, after, mark, readings, quarantined)"
-            f" values ('{commit.stream}', {commit.epoch}, '{{{after}}}', '{{{mark}}}',"
-            f" {totals.readings}, {totals.quarantined})"
-        )
     # The epoch, too: a database that lost commits may have lost our claim.
     return (
         f"update ingest_marks set epoch = {commit.epoch}, after = '{{{after}}}', mark = '{{{mark}}}',"

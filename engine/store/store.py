@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 from engine.database_pool import Priority
 from engine.errors import DatabaseNotMigrated
 from engine.store.claims import claim_stream
-from engine.store.commits import Commit, Committed, Transaction
+from engine.store.commits import Committed, Transaction
 from engine.store.modes import StorageMode, detect_mode
 from engine.store.newest import NEWEST_TAGS, fill_newest, nothing_known
 from engine.store.session import Session
+from engine.store.turns import NotItsTurn
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import AsyncIterator
     from uuid import UUID
 
@@ -25,17 +27,25 @@ if TYPE_CHECKING:
     from engine.database_pool import Database
     from engine.readings import Batch
     from engine.store.marks import Claim
+    from engine.store.plans import Commit
 
 
 class Store:
-    """Writes one tenant's frames, one commit at a time. Each call borrows a connection for itself."""
+    """Writes one tenant's frames. Each call borrows a connection for itself; several may be under way."""
 
-    def __init__(self, database: Database, *, ahead_most_s: float = 86_400.0) -> None:
-        """`ahead_most_s`: a reading's time may be so much later than its frame was written."""
+    def __init__(
+        self, database: Database, *, ahead_most_s: float = 86_400.0, late_after_s: float = 300.0
+    ) -> None:
+        """`ahead_most_s`: a reading's time may be so much later than its frame was written.
+
+        `late_after_s`: one that is so much earlier than its frame counts as late.
+        """
         self.mode: StorageMode | None = None
         self._database = database
         self._ahead_most_s = ahead_most_s
+        self._late_after_s = late_after_s
         self._database_id: UUID | None = None
+        self._running: set[int] = set()
 
     @property
     def breaker(self) -> Breaker:
@@ -77,16 +87,21 @@ class Store:
         self._database_id = claim.database_id
         return claim
 
-    async def commit(self, commit: Commit) -> Committed:
+    async def commit(self, commit: Commit, *, before: asyncio.Future[None] | None = None) -> Committed:
         """Store frames with all that belongs to them, whole or not at all; returns when they are stored for good.
 
         Exactly once: when an error leaves open whether they are stored, commit the same again.
+
+        `before` is the commit that this one follows, of the same lane or another: it is done when that one is made,
+        and has failed or is cancelled when that one is not. This one copies its rows meanwhile and is made after it;
+        its `lane` is what the one before leaves. The caller sees to it that `before` ends.
 
         Raises
             DatabaseUnavailable, DatabaseNotMigrated    try again; see is_timeout and is_conflict
             DatabaseRejected                            a person has to look: not a few rows are refused, or no row is
             MarkMoved                                   the database has lost commits: what it has now is in the error
             StreamTakenOver                             another process owns the stream
+            NotItsTurn                                  the commit before is not made; nothing of this one is stored
         """
         async with self._connected(Priority.WRITE) as connection:
             assert self.mode is not None
@@ -94,9 +109,19 @@ class Store:
                 connection, f"cannot store {sum(len(frame.batch) for frame in commit.frames)} readings"
             )
             transaction = Transaction(
-                session, self.mode, database_id=self._database_id, ahead_most_s=self._ahead_most_s
+                session,
+                self.mode,
+                database_id=self._database_id,
+                ahead_most_s=self._ahead_most_s,
+                late_after_s=self._late_after_s,
+                running=self._running,
             )
-            return await transaction.run(commit)
+            try:
+                return await transaction.run(commit, before)
+            except NotItsTurn as exc:
+                # Not through the block: nothing is wrong with the connection.
+                early = exc
+        raise early
 
     @asynccontextmanager
     async def _connected(self, priority: Priority) -> AsyncIterator[AsyncConnection[Any]]:
