@@ -17,7 +17,8 @@ Invariants:
 - A connection is lent only if it is idle in no transaction, nothing went wrong with it and nothing arrived on it while
   nobody used it (a goodbye). It carries no session state.
 - Whoever waits can be cancelled at any time; no place is lost.
-- A caller holds one connection at a time: two that wait for each other's would wait for ever.
+- A caller holds one connection at a time: two that wait for each other's would wait for ever. A second one is lent at
+  once or soon, or refused (SPARE), while nobody waits; nobody with a first one waits for it.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ Connection: TypeAlias = psycopg.AsyncConnection[Any]
 TOO_MANY_CONNECTIONS = "53300"
 # After a server had none left, one more is tried after each such time without a refusal.
 _GROW_S = 60.0
+# Who asks for a second one waits so long: for the place of a connection that lies idle, which is closed for it.
+_SPARE_S = 0.25
 # For the server to close its end. One that is gone does not.
 _GOODBYE_S = 2.0
 # When this process ends, nobody needs the places any more.
@@ -61,6 +64,11 @@ class Priority(IntEnum):
 
     WRITE = 0  # readings
     READ = 1  # the catalog, and how connections are doing
+    SPARE = 2  # a second one for who has one: at once or soon, and only if enough are left for others
+
+
+class NoSpareConnection(DatabaseUnavailable):
+    """Connections are too short for somebody to have a second one; nothing is wrong."""
 
 
 class DatabasePool:
@@ -151,18 +159,26 @@ class Database:
         """Lend a connection in autocommit mode, when there is one for us: however long that takes, or `wait_s` at most.
 
         Raises DatabaseUnavailable when there is none in time, when the database cannot be reached, or was away a
-        moment ago (see engine.breaker), and ConfigurationError for a DSN that cannot be parsed.
+        moment ago (see engine.breaker), NoSpareConnection when it is to be a second one and there is none to spare,
+        and ConfigurationError for a DSN that cannot be parsed.
         """
-        writes = priority is Priority.WRITE
+        writes = priority is not Priority.READ
         self.breaker.check(writes=writes)
         if self._server is None:
             self._server = self._pool.server(self._dsn)
         dsn, server = self._dsn, self._server
+        if priority is Priority.SPARE:
+            if not server.has_spare:
+                raise NoSpareConnection(
+                    f"no second connection to {server.name}: of {server.limit} few are free"
+                )
+            wait_s = _SPARE_S
         try:
             async with asyncio.timeout(wait_s):
                 lent = await server.take(self, priority)
         except TimeoutError as exc:
-            raise DatabaseUnavailable(
+            error = NoSpareConnection if priority is Priority.SPARE else DatabaseUnavailable
+            raise error(
                 f"no connection to {server.name} was free for {wait_s:.1f} seconds: {server.limit} are in use"
             ) from exc
         async with self._using(server, dsn, lent, writes=writes) as connection:
@@ -224,6 +240,12 @@ class _Server:
         self._timer: asyncio.TimerHandle | None = None
         self._lowered_s = 0.0
         self._grows_s = 0.0
+
+    @property
+    def has_spare(self) -> bool:
+        """Whether somebody may have a second one: nobody waits, and a quarter of the places stays for first ones."""
+        lent = self._open - len(self._idle) - len(self._closing)
+        return not self._waiting and lent < self.limit - self.limit // 4
 
     async def take(self, database: Database, priority: Priority) -> Connection | None:
         """Wait for our turn; return a connection to this database, or None for a place to open one in."""
