@@ -38,7 +38,16 @@ BASE = {
     "_fastpath",
 }
 # A stage that outgrew one file: a folder of that name, or all files whose names begin so.
-STAGES_OF_SEVERAL_FILES = ("catalog", "query", "metrics", "journal", "store", "pipeline", "quarantine")
+STAGES_OF_SEVERAL_FILES = (
+    "catalog",
+    "query",
+    "metrics",
+    "journal",
+    "store",
+    "pipeline",
+    "quarantine",
+    "upkeep",
+)
 
 # A library's owner, or owners: files, or rooms with all their files. Not held for bench, which compares us with the
 # libraries themselves.
@@ -65,6 +74,7 @@ OWNERS = {
         "engine/store/",
         "engine/catalog",
         "engine/query",
+        "engine/upkeep/",
     ),
     "pydantic": ("engine/settings.py", "workers/rest/"),
     "rich": ("workers/cli/",),

@@ -48,6 +48,8 @@ select ('epoch'::timestamp + make_interval(days => (ts_us / 86400000000)::intege
 from unnest(%s::integer[], %s::bigint[], %s::integer[], %s::float8[], %s::text[])
     as row (tag_id, ts_us, status, value, text_value)
 """
+# Rollups of these minutes are computed anew (migration 0008).
+_NOTE = "insert into rollup_changes (minutes) values (%s::int8multirange)"
 _REFUSE = """
 update reading_quarantine q set reason = 'rejected', sqlstate = refused.sqlstate, detail = refused.detail
 from unnest(%s::bigint[], %s::text[], %s::text[]) as refused (id, sqlstate, detail)
@@ -200,6 +202,7 @@ async def _move(database: AsyncConnection[Any], storable: Sequence[_Storable]) -
         try:
             async with database.transaction():
                 await database.execute(_INSERT, columns)
+                await database.execute(_NOTE, [_minutes(columns[1])])
                 await database.execute("delete from reading_quarantine where id = any(%s)", [ids])
         except (errors.DataError, errors.IntegrityError) as exc:
             if len(part) == 1:
@@ -209,6 +212,12 @@ async def _move(database: AsyncConnection[Any], storable: Sequence[_Storable]) -
     if refused:
         await database.execute(_REFUSE, [list(column) for column in zip(*refused, strict=True)])
     return len(refused)
+
+
+def _minutes(ts_us: Sequence[int]) -> str:
+    """Return the minutes since 1970 of these times as PostgreSQL writes a multirange."""
+    minutes = {each // 60_000_000 for each in ts_us}
+    return "{" + ",".join(f"[{minute},{minute + 1})" for minute in minutes) + "}"
 
 
 def _told(exc: errors.Error) -> str:

@@ -32,7 +32,8 @@ def databases(lasting_databases: MasterAndTenant) -> MasterAndTenant:
     with psycopg.connect(lasting_databases.tenant_dsn) as tenant:
         tenant.execute(
             "truncate wells, scada_connections, tag_mappings, tag_states, readings, reading_gaps,"
-            " ingest_marks, reading_quarantine restart identity cascade"
+            " ingest_marks, reading_quarantine, rollup_changes, rollups_1m, rollups_1h, rollups_1d"
+            " restart identity cascade; update rollup_state set readings_from = '-infinity'"
         )
     with psycopg.connect(lasting_databases.master_dsn) as master:
         master.execute("delete from tenants where slug <> 'acme'")
