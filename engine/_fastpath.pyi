@@ -284,6 +284,68 @@ def encode_copy(
     lone surrogates; a NUL is written, for PostgreSQL to refuse.
     """
 
+@final
+class SortedReadings:
+    """Rows of some batches in the order of the index, tag_id, then ts, and what they are about.
+
+    A run is the rows of one tag. Rows of the same tag and time are in the order in which they came.
+    """
+
+    rows: int
+    """Those that fit."""
+    late: int
+    """Of these, how many were late."""
+    tag_id: NDArray[np.int32]
+    """Of each run, ascending."""
+    start: NDArray[np.intp]
+    """Of each run its first row, and the number of rows behind them."""
+    first_us: NDArray[np.int64]
+    """The earliest time of each run."""
+    last_us: NDArray[np.int64]
+    """The latest time of each run."""
+    refused_early: NDArray[np.intp]
+    """Places of those whose time is before `least_us`; as all refused ones, in the order of arrival."""
+    refused_late: NDArray[np.intp]
+    """Places of those whose time is after `latest_us`."""
+    refused_text: NDArray[np.intp]
+    """Places of those whose text has a NUL or lone surrogates."""
+
+    def __len__(self) -> int:
+        """Return the rows that fit."""
+
+    @property
+    def place(self) -> NDArray[np.intp]:
+        """Of each row, its place in all rows of the batches; made anew each time."""
+
+    @property
+    def minutes(self) -> NDArray[np.int64]:
+        """Minutes since 1970 in which there are rows, ascending; made anew each time."""
+
+    def cut(self, newest_us: NDArray[np.int64]) -> NDArray[np.intp]:
+        """Return of each run the first row that is later than newest_us[run], or the run's end.
+
+        Raises ValueError for another number of times than of runs.
+        """
+
+    def encode(self, starts: NDArray[np.intp], ends: NDArray[np.intp]) -> bytearray:
+        """Return the rows starts[i]:ends[i], range after range, as one binary COPY stream for READING_COLUMNS.
+
+        Header and trailer are included. Raises ValueError for a range outside of the rows.
+        """
+
+def sort_readings(
+    batches: Sequence[Batch],
+    least_us: int,
+    latest_us: NDArray[np.int64],
+    late_before_us: NDArray[np.int64],
+) -> SortedReadings:
+    """Copy the rows of some batches that can be stored, and sort them.
+
+    A row is refused when its time is before `least_us` or after its batch's `latest_us`, or its text is none that
+    PostgreSQL can hold. One that fits is late when its time is before its batch's `late_before_us`. Raises ValueError,
+    naming the column, for one that is not as a Batch has it, and for 2**30 rows or more.
+    """
+
 def decode_copy(data: Buffer) -> Batch:
     """Return the rows of one whole binary COPY stream of READING_COLUMNS.
 

@@ -20,4 +20,8 @@ include "fastpath/history.pxi"   # one history answer -> rows, or nothing
 include "fastpath/crc32c.pxi"    # the checksum of records
 include "fastpath/frame.pxi"     # an entry of the journal -> the bytes of its record, and back
 include "fastpath/copy_out.pxi"  # columns -> PostgreSQL's binary COPY format
+include "fastpath/blocks.pxi"    # memory for rows, kept for the next batch of them
+include "fastpath/load.pxi"      # batches -> rows, screened
+include "fastpath/sort.pxi"      # rows in the order of the index, and as COPY bytes
+include "fastpath/minutes.pxi"   # the minutes in which sorted rows are
 include "fastpath/copy_in.pxi"   # and back

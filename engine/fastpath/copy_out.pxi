@@ -24,13 +24,13 @@ cdef int64_t LEAST_TS_US = -210866803200000000
 cdef bytes COPY_HEADER = b"PGCOPY\n\xff\r\n\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 
 
-cdef inline uint8_t* put16(uint8_t* at, uint16_t number) noexcept:
+cdef inline uint8_t* put16(uint8_t* at, uint16_t number) noexcept nogil:
     at[0] = <uint8_t>(number >> 8)
     at[1] = <uint8_t>number
     return at + 2
 
 
-cdef inline uint8_t* put32(uint8_t* at, uint32_t number) noexcept:
+cdef inline uint8_t* put32(uint8_t* at, uint32_t number) noexcept nogil:
     at[0] = <uint8_t>(number >> 24)
     at[1] = <uint8_t>(number >> 16)
     at[2] = <uint8_t>(number >> 8)
@@ -38,14 +38,27 @@ cdef inline uint8_t* put32(uint8_t* at, uint32_t number) noexcept:
     return at + 4
 
 
-cdef inline uint8_t* put64(uint8_t* at, uint64_t number) noexcept:
+cdef inline uint8_t* put64(uint8_t* at, uint64_t number) noexcept nogil:
     return put32(put32(at, <uint32_t>(number >> 32)), <uint32_t>number)
 
 
-cdef inline uint8_t* put_double(uint8_t* at, double number) noexcept:
+cdef inline uint8_t* put_double(uint8_t* at, double number) noexcept nogil:
     cdef uint64_t bits
     memcpy(&bits, &number, 8)
     return put64(at, bits)
+
+
+cdef inline uint8_t* put_numbers(
+    uint8_t* at, int64_t ts_us, int32_t tag_id, uint32_t status, double value, uint32_t kind
+) noexcept nogil:
+    """Write a row up to its text."""
+    at = put32(put16(at, FIELDS), 8)
+    at = put64(at, <uint64_t>(ts_us - POSTGRES_EPOCH_US))
+    at = put32(put32(at, 4), <uint32_t>tag_id)
+    at = put32(put32(at, 4), status)
+    if kind & KIND_NUMBER:
+        return put_double(put32(at, 8), value)
+    return put32(at, 0xFFFFFFFF)
 
 
 def encode_copy(ts_us, tag_id, status, value, kind, dict texts not None):
@@ -101,14 +114,7 @@ cdef uint8_t* put_rows(
     cdef Py_ssize_t row, size, next_text = 0
     cdef bytes text
     for row in range(ts.shape[0]):
-        at = put32(put16(at, FIELDS), 8)
-        at = put64(at, <uint64_t>(ts[row] - POSTGRES_EPOCH_US))
-        at = put32(put32(at, 4), <uint32_t>tags[row])
-        at = put32(put32(at, 4), statuses[row])
-        if kinds[row] & KIND_NUMBER:
-            at = put_double(put32(at, 8), values[row])
-        else:
-            at = put32(at, 0xFFFFFFFF)
+        at = put_numbers(at, ts[row], tags[row], statuses[row], values[row], kinds[row])
         if kinds[row] & KIND_TEXT:
             text = texts[next_text][1]
             next_text += 1

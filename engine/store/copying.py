@@ -33,7 +33,7 @@ async def copy_all_but_refused(session: Session, rows: Rows) -> list[Refused]:
     while waiting:
         first, end = waiting.pop()
         try:
-            await session.copy(rows.batch.part(first, end))
+            await session.copy(rows.encoded(first, end))
         except DatabaseRejected as exc:
             if not exc.is_about_rows:
                 raise

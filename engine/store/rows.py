@@ -21,15 +21,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.readings import Batch, Kind
+from engine._fastpath import sort_readings
+from engine.readings import Kind
 from engine.unstorable import LEAST_US, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+    from engine._fastpath import SortedReadings
     from engine.frames import Frame
+    from engine.readings import Batch
 
 # This engine's own clock is wrong where it is before the engine was made, as after a start without a clock that is set.
 # It then says nothing of what is too late.
@@ -63,25 +66,30 @@ class Rows:
     Measured: neighbouring rows in one part of the index make a COPY a third faster, and direct compress needs it.
     """
 
-    batch: Batch
-    origin: NDArray[np.intp]
-    """Of each row, its place in all rows of the frames."""
+    sorted: SortedReadings
+    batches: Sequence[Batch]
     starts: NDArray[np.int64]
     """Of each frame, the place of its first row in all rows."""
     sequences: Sequence[int]
 
     def __len__(self) -> int:
-        return len(self.batch)
+        return self.sorted.rows
+
+    def encoded(self, first: int, end: int) -> bytearray:
+        """Return the rows from `first` up to `end` as COPY bytes."""
+        return self.sorted.encode(np.array([first], np.intp), np.array([end], np.intp))
 
     def refused(self, row: int, reason: Reason, detail: str, sqlstate: str | None = None) -> Refused:
-        """Return a row as the quarantine keeps it."""
-        batch = self.batch
-        place = int(self.origin[row])
-        frame = int(np.searchsorted(self.starts, place, "right")) - 1
+        """Return one of the sorted rows as the quarantine keeps it."""
+        return self.refused_at(int(self.sorted.place[row]), reason, detail, sqlstate)
+
+    def refused_at(self, place: int, reason: Reason, detail: str, sqlstate: str | None = None) -> Refused:
+        """Return the row at a place in all rows as the quarantine keeps it."""
+        batch, row, sequence = self.found(place)
         text = batch.texts.get(row)
         return Refused(
-            sequence=self.sequences[frame],
-            place=place - int(self.starts[frame]),
+            sequence=sequence,
+            place=row,
             reason=reason,
             detail=detail,
             sqlstate=sqlstate,
@@ -92,29 +100,38 @@ class Rows:
             text_bytes=None if text is None else bytes_of(text),
         )
 
+    def found(self, place: int) -> tuple[Batch, int, int]:
+        """Return a frame's batch, the row in it, and the frame's sequence, of a place in all rows."""
+        frame = int(np.searchsorted(self.starts, place, "right")) - 1
+        return self.batches[frame], place - int(self.starts[frame]), self.sequences[frame]
 
-def screened(frames: Sequence[Frame], ahead_most_s: float) -> tuple[Rows, list[Refused]]:
-    """Return the rows of some frames that can be stored, sorted, and those that cannot."""
-    sizes = np.array([len(frame.batch) for frame in frames], np.int64)
-    starts = np.cumsum(sizes) - sizes
-    joined = _joined([frame.batch for frame in frames], starts)
-    everything = Rows(joined, np.arange(len(joined)), starts, [frame.sequence for frame in frames])
-    latest_us = _latest_us(np.array([frame.journaled_us for frame in frames], np.int64), ahead_most_s)
-    early = joined.ts_us < LEAST_US
-    late = joined.ts_us > np.repeat(latest_us, sizes)
-    fits = ~(early | late)
+
+def screened(
+    frames: Sequence[Frame], ahead_most_s: float, late_after_s: float = 300.0
+) -> tuple[Rows, list[Refused]]:
+    """Return the rows of some frames that can be stored, sorted, and those that cannot.
+
+    Late is what is older than its frame by more than `late_after_s`; `Rows.sorted.late` counts it.
+    """
+    batches = [frame.batch for frame in frames]
+    sizes = np.array([len(batch) for batch in batches], np.int64)
+    journaled_us = np.array([frame.journaled_us for frame in frames], np.int64)
+    found = sort_readings(
+        batches,
+        LEAST_US,
+        _latest_us(journaled_us, ahead_most_s),
+        journaled_us - int(late_after_s * 1_000_000),
+    )
+    rows = Rows(found, batches, np.cumsum(sizes) - sizes, [frame.sequence for frame in frames])
+    early = set(found.refused_early.tolist())
     refused = [
-        everything.refused(int(row), Reason.TIMESTAMP, _about_time(joined, int(row), bool(early[row])))
-        for row in np.flatnonzero(~fits)
+        rows.refused_at(place, Reason.TIMESTAMP, _about_time(rows, place, place in early))
+        for place in sorted(early.union(found.refused_late.tolist()))
     ]
-    for row in _refused_texts(joined):
-        if fits[row]:
-            fits[row] = False
-            refused.append(everything.refused(row, Reason.TEXT, _about_text(joined, row)))
-    origin = np.lexsort((joined.ts_us, joined.tag_id))
-    if refused:
-        origin = origin[fits[origin]]
-    return Rows(_picked(joined, origin), origin, starts, everything.sequences), refused
+    refused += [
+        rows.refused_at(place, Reason.TEXT, _about_text(rows, place)) for place in found.refused_text.tolist()
+    ]
+    return rows, refused
 
 
 def bytes_of(text: str) -> bytes:
@@ -130,42 +147,8 @@ def _latest_us(journaled_us: NDArray[np.int64], ahead_most_s: float) -> NDArray[
     return np.where(journaled_us < _CLOCK_LEAST_US, _LATE_WITHOUT_CLOCK_US, by_clock)
 
 
-def _joined(batches: Sequence[Batch], starts: NDArray[np.int64]) -> Batch:
-    if len(batches) == 1:
-        return batches[0]
-    texts: dict[int, str] = {}
-    for batch, start in zip(batches, starts.tolist(), strict=True):
-        if batch.texts:
-            texts |= {start + place: text for place, text in batch.texts.items()}
-    return Batch(
-        ts_us=np.concatenate([np.empty(0, np.int64), *(batch.ts_us for batch in batches)]),
-        tag_id=np.concatenate([np.empty(0, np.int32), *(batch.tag_id for batch in batches)]),
-        status=np.concatenate([np.empty(0, np.uint32), *(batch.status for batch in batches)]),
-        value=np.concatenate([np.empty(0, np.float64), *(batch.value for batch in batches)]),
-        kind=np.concatenate([np.empty(0, np.uint8), *(batch.kind for batch in batches)]),
-        texts=texts,
-    )
-
-
-def _picked(batch: Batch, rows: NDArray[np.intp]) -> Batch:
-    texts = batch.texts
-    if texts:
-        place = np.full(len(batch), -1, np.intp)
-        place[rows] = np.arange(len(rows))
-        texts = {int(place[row]): text for row, text in texts.items() if place[row] >= 0}
-    return Batch(
-        batch.ts_us[rows], batch.tag_id[rows], batch.status[rows], batch.value[rows], batch.kind[rows], texts
-    )
-
-
-def _refused_texts(batch: Batch) -> Iterable[int]:
-    # One search over all of them: it is rare that there is anything to find.
-    if not batch.texts or not _REFUSED.search("".join(batch.texts.values())):
-        return ()
-    return sorted(row for row, text in batch.texts.items() if _REFUSED.search(text))
-
-
-def _about_time(batch: Batch, row: int, early: bool) -> str:
+def _about_time(rows: Rows, place: int, early: bool) -> str:
+    batch, row, _ = rows.found(place)
     ts_us = int(batch.ts_us[row])
     said = "before 1990" if early else "later than when it came, by more than reading_ahead_most_s"
     return f"its time, {_shown_time(ts_us)}, is {said}"
@@ -178,7 +161,8 @@ def _shown_time(ts_us: int) -> str:
         return f"{ts_us} microseconds since 1970"
 
 
-def _about_text(batch: Batch, row: int) -> str:
+def _about_text(rows: Rows, place: int) -> str:
+    batch, row, _ = rows.found(place)
     text = batch.texts[row]
     found = _REFUSED.search(text)
     assert found is not None

@@ -6,17 +6,15 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from engine._fastpath import encode_copy
 from engine.database import translated
-from engine.errors import DatabaseRejected, DatabaseUnavailable
+from engine.errors import DatabaseUnavailable
 from engine.readings import READING_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from psycopg import AsyncConnection, AsyncCursor
-
-    from engine.readings import Batch
+    from typing_extensions import Buffer
 
 # A batch of 50 000 rows takes a quarter of a second; a minute means a disk that hangs, or a network that crawls.
 _STATEMENT_TIMEOUT_S = 60
@@ -56,14 +54,8 @@ class Session:
         async with self._step():
             return await self._connection.execute(statement.encode(), parameters)
 
-    async def copy(self, batch: Batch) -> None:
-        """Store rows, all or none; they are in the order of the index."""
-        try:
-            encoded = encode_copy(
-                batch.ts_us, batch.tag_id, batch.status, batch.value, batch.kind, batch.texts
-            )
-        except ValueError as exc:
-            raise DatabaseRejected(f"{self.what}: {len(batch)} readings cannot be encoded: {exc}") from exc
+    async def copy(self, encoded: Buffer) -> None:
+        """Store rows, all or none, given as COPY bytes; they are in the order of the index."""
         async with self._step(), self._connection.cursor().copy(_COPY.encode()) as copy:
             # psycopg cuts this into pieces of 128 KiB; pieces of a view are views, of a bytearray copies.
             await copy.write(memoryview(encoded))

@@ -9,7 +9,7 @@ import numpy as np
 import psycopg
 import pytest
 
-from engine._fastpath import Ring, decode_frame, decode_publish, encode_frame
+from engine._fastpath import Ring, decode_copy, decode_frame, decode_publish, encode_frame
 from engine.errors import DatabaseNotMigrated, DatabaseRejected
 from engine.frames import Entry
 from engine.gaps import GapChanges
@@ -314,7 +314,8 @@ def test_rows_are_sorted_by_tag_and_time_and_keep_their_place_in_their_frame() -
     ]
     assert len(rows) == 0
     rows, refused = screened(frames, 1.0)
-    assert list(rows.batch.ts_us) == [BASE_US + 1, BASE_US + 1, BASE_US + 3]
-    assert list(rows.batch.tag_id) == [1, 2, 2]
-    assert rows.batch.texts == {0: "y", 1: "x"}
+    stored = decode_copy(rows.encoded(0, 3))
+    assert list(stored.ts_us) == [BASE_US + 1, BASE_US + 1, BASE_US + 3]
+    assert list(stored.tag_id) == [1, 2, 2]
+    assert stored.texts == {0: "y", 1: "x"}
     assert (refused[0].value, refused[0].status, refused[0].text_bytes) == (None, 1, None)
