@@ -4,11 +4,13 @@ What the transaction does, in few round trips:
 
     1  begin, settings, look at the stream's row in ingest_marks        one query
        skip what is done by what it says, or end here                   (plans.py)
-    2  COPY the rows that fit; if some are refused, roll back and go from 1 on again, searching for them
+    2  COPY the rows that fit, in columnstore mode in up to three ways  (ways.py)
+       if some are refused, roll back and go from 1 on again, searching for them
     3  wait for the commit before this one, if it is not made yet       (turns.py)
     4  lock the row, and decide by what it says now                     one query
+       see that the right to append is still ours, if we did            (append_order.py)
     5  quarantine, gaps, holes of the journal                           only where there are some
-    6  move the mark and the totals, commit                             one query
+    6  note the changed minutes, move mark and totals, commit           one query
 
 Only 4 decides. What 1 saw may be old by then: it saves work, no more. Where 4 leaves other frames to be stored than 2
 has stored, as after an earlier try whose COMMIT was on its way all that time, all is rolled back and begins again at 1.
@@ -28,30 +30,28 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import DatabaseRejected
+from engine.store.changed_minutes import noted
 from engine.store.copying import copy_all_but_refused
 from engine.store.gap_rows import change_gaps, net_changes, record_lost
 from engine.store.marks import Lane, Totals
-from engine.store.modes import StorageMode
 from engine.store.plans import Known, foreseen, planned
 from engine.store.quarantine_rows import insert_refused, refused_of
 from engine.store.rows import screened
 from engine.store.session import BEGIN
 from engine.store.turns import NotItsTurn, is_in_the_way, its_turn
+from engine.store.ways import Way, is_dense, parts_of
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
     from uuid import UUID
 
+    from engine.frames import Frame
+    from engine.store.append_order import AppendOrder, Decision
     from engine.store.plans import Commit, Plan
-    from engine.store.rows import Refused
+    from engine.store.rows import Refused, Rows
     from engine.store.session import Session
 
-# Batches are compressed as they come in, and not sorted once more: they are sorted by segment, then time.
-_DIRECT_COMPRESS = (
-    "; set local timescaledb.enable_direct_compress_copy = on"
-    "; set local timescaledb.enable_direct_compress_copy_client_sorted = on"
-)
 _COLUMNS = "epoch, after, mark, readings, quarantined"
 
 
@@ -71,6 +71,20 @@ class _Again(Enum):
     SEARCHING = auto()  # rows are refused: search for them
     LOOKING = auto()  # the mark has moved meanwhile: look again
     IN_ITS_TURN = auto()  # the commit before this one waits for us: begin when it is made
+    IN_NO_ORDER = auto()  # somebody took the right to append: decide again
+
+
+@dataclass(slots=True)
+class _Work:
+    """What one try does."""
+
+    frames: Sequence[Frame]
+    rows: Rows
+    refused: list[Refused]
+    """The rows that are not stored: those that were screened, and then those that the database rejected, too."""
+    decision: Decision | None = None
+    """By which rows of the columnstore go their ways."""
+    rejected: int = 0
 
 
 class Transaction:
@@ -79,16 +93,19 @@ class Transaction:
     def __init__(
         self,
         session: Session,
-        mode: StorageMode,
         *,
+        append_order: AppendOrder | None,
         database_id: UUID | None,
         ahead_most_s: float,
         late_after_s: float,
         running: set[int],
     ) -> None:
-        """`running`: the server's processes that make commits of the same store; ours is in it while it does."""
+        """Of one store: its `append_order` in columnstore mode, else None; the others as Store has them.
+
+        `running`: the server's processes that make its commits; ours is among them while it does.
+        """
         self._session = session
-        self._begin = BEGIN + _DIRECT_COMPRESS if mode is StorageMode.COLUMNSTORE else BEGIN
+        self._append_order = append_order
         self._database_id = database_id
         self._ahead_most_s = ahead_most_s
         self._late_after_s = late_after_s
@@ -115,6 +132,8 @@ class Transaction:
         follows = before is not None and not before.done()
         if before is not None and not follows:
             await its_turn(before)
+        if self._append_order is not None:
+            await self._append_order.take(self._session, commit.stream)
         pid, known = await self._look(commit)
         self._running.add(pid)
         try:
@@ -134,37 +153,77 @@ class Transaction:
             plan = planned(commit, known)
             frames = () if plan is None else plan.frames
         rows, refused = screened(frames, self._ahead_most_s, self._late_after_s)
-        rejected: list[Refused] = []
-        if searching and len(rows):
-            rejected = await copy_all_but_refused(self._session, rows)
-        elif len(rows):
-            try:
-                await self._session.copy(rows.encoded(0, len(rows)))
-            except DatabaseRejected as exc:
-                if not exc.is_about_rows:
-                    raise
-                await self._session.simple("rollback")
-                return _Again.SEARCHING
+        order = self._append_order
+        if order is None:
+            return await self._store(commit, _Work(frames, rows, refused), before, searching=searching)
+        runs = rows.sorted
+        decision = await order.decide(self._session, commit.stream, runs.tag_id, runs.last_us, is_dense(runs))
+        try:
+            work = _Work(frames, rows, refused, decision)
+            return await self._store(commit, work, before, searching=searching)
+        finally:
+            order.end(decision)
+
+    async def _store(
+        self, commit: Commit, work: _Work, before: asyncio.Future[None] | None, *, searching: bool
+    ) -> Committed | _Again:
+        try:
+            appends = await self._copy(work, searching=searching)
+        except DatabaseRejected as exc:
+            if searching or not exc.is_about_rows:
+                raise
+            return await self._again(_Again.SEARCHING)
         if before is not None and await is_in_the_way(self._session, before, self._running):
-            await self._session.simple("rollback")
-            return _Again.IN_ITS_TURN
-        known = await self._lock(commit)
+            return await self._again(_Again.IN_ITS_TURN)
+        known, may_append = await self._lock(commit, work.decision)
         plan = planned(commit, known)
-        if plan is None or len(plan.frames) != len(frames):
+        rows = work.rows
+        if plan is None:
             await self._session.simple("rollback")
-            return Committed(known.lanes, known.totals, rows.sorted.late) if plan is None else _Again.LOOKING
-        await self._write_beside(commit.stream, plan, [*refused, *rejected])
-        totals = Totals(
-            known.totals.readings + len(rows) - len(rejected),
-            known.totals.quarantined + len(refused) + len(rejected),
-        )
-        await self._session.commit(_moving(commit, plan.lanes, totals))
+            return Committed(known.lanes, known.totals, rows.sorted.late)
+        if len(plan.frames) != len(work.frames):
+            return await self._again(_Again.LOOKING)
+        if appends and not may_append and self._append_order is not None:
+            self._append_order.lost()
+            return await self._again(_Again.IN_NO_ORDER)
+        await self._write_beside(commit.stream, plan, work.refused)
+        stored = len(rows) - work.rejected
+        totals = Totals(known.totals.readings + stored, known.totals.quarantined + len(work.refused))
+        moving = _moving(commit, plan.lanes, totals)
+        if work.decision is not None:
+            work.decision.may_be_stored = True
+        await self._session.commit(f"{noted(rows.sorted.minutes)}; {moving}" if stored else moving)
         return Committed(plan.lanes, totals, rows.sorted.late)
+
+    async def _again(self, why: _Again) -> _Again:
+        await self._session.simple("rollback")
+        return why
+
+    async def _copy(self, work: _Work, *, searching: bool) -> bool:
+        """Copy the rows; return whether some of them were appended in order."""
+        rows, decision = work.rows, work.decision
+        if not len(rows):
+            return False
+        if searching:
+            if decision is not None:
+                await self._session.simple(Way.ROWS.value)
+            rejected = await copy_all_but_refused(self._session, rows)
+            work.refused += rejected
+            work.rejected = len(rejected)
+            return False
+        if decision is None:
+            await self._session.copy(rows.encoded(0, len(rows)))
+            return False
+        parts = parts_of(rows.sorted, decision.newest_us)
+        for part in parts:
+            await self._session.simple(part.way.value)
+            await self._session.copy(rows.sorted.encode(part.starts, part.ends))
+        return any(part.way is Way.APPEND for part in parts)
 
     async def _look(self, commit: Commit) -> tuple[int, Known]:
         """Begin; return the server's process that makes the commit, and what it says of the stream."""
         cursor = await self._session.simple(
-            f"{self._begin}; select pg_backend_pid(), {_COLUMNS} from (select) as always"
+            f"{BEGIN}; select pg_backend_pid(), {_COLUMNS} from (select) as always"
             f" left join ingest_marks on stream = '{commit.stream}'"
         )
         row = await cursor.fetchone()
@@ -172,8 +231,18 @@ class Transaction:
         pid, *columns = row
         return pid, _known(columns) if columns[0] is not None else Known(commit.epoch)
 
-    async def _lock(self, commit: Commit) -> Known:
-        lock = f"select {_COLUMNS} from ingest_marks where stream = '{commit.stream}' for update"
+    async def _lock(self, commit: Commit, decision: Decision | None) -> tuple[Known, bool]:
+        """Lock the stream's row; return what it says, and whether we have the right that was decided by."""
+        may_append = "false"
+        if decision is not None and decision.turn is not None:
+            # Who is taking it has locked it, for longer than anybody should wait.
+            may_append = (
+                f"exists (select from append_order where stream = '{commit.stream}' and turn = {decision.turn}"
+                " for share skip locked)"
+            )
+        lock = (
+            f"select {_COLUMNS}, {may_append} from ingest_marks where stream = '{commit.stream}' for update"
+        )
         row = await (await self._session.simple(lock)).fetchone()
         if row is None:
             await self._check_identity()
@@ -184,7 +253,8 @@ class Transaction:
                 )
             ).fetchone()
             assert row is not None
-        return _known(row)
+        *columns, found = row
+        return _known(columns), found
 
     async def _check_identity(self) -> None:
         """Make sure that a database which does not know the stream is the one that did."""

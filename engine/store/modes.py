@@ -19,6 +19,7 @@ _TABLES = (
     "reading_gaps",
     "database_identity",
     "ingest_marks",
+    "rollup_changes",
     "reading_quarantine",
 )
 

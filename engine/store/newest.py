@@ -41,12 +41,26 @@ def nothing_known(tag_ids: NDArray[np.int32]) -> Batch:
     )
 
 
-async def fill_newest(session: Session, part: Batch) -> None:
-    """Fill the columns of `part`, at most NEWEST_TAGS rows, with the newest reading of each row's tag."""
+async def fill_newest(session: Session, part: Batch) -> NDArray[np.int64]:
+    """Fill the columns of `part`, at most NEWEST_TAGS rows, with the newest reading of each row's tag.
+
+    Return the newest time of each, which is later than that of its row where only readings without a value came since.
+    """
     await _fill(session, part, np.arange(len(part)), 1)
+    newest_us = part.ts_us.copy()
     nothing = np.flatnonzero((part.kind == Kind.NULL) & (part.status >= _BAD))
     if len(nothing):
         await _fill(session, part, nothing, _NEWEST_ENTRIES)
+    return newest_us
+
+
+async def newest_times(session: Session, tag_ids: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Return the newest time of each tag in microseconds since 1970, int64's least where there is none."""
+    found = nothing_known(tag_ids)
+    for first in range(0, len(tag_ids), NEWEST_TAGS):
+        part = found.part(first, first + NEWEST_TAGS)
+        await _fill(session, part, np.arange(len(part)), 1)
+    return found.ts_us
 
 
 async def _fill(session: Session, part: Batch, places: NDArray[np.intp], entries: int) -> None:

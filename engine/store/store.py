@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from engine.database_pool import Priority
 from engine.errors import DatabaseNotMigrated
+from engine.store.append_order import AppendOrder
 from engine.store.claims import claim_stream
 from engine.store.commits import Committed, Transaction
+from engine.store.marks import MarkMoved
 from engine.store.modes import StorageMode, detect_mode
 from engine.store.newest import NEWEST_TAGS, fill_newest, nothing_known
 from engine.store.session import Session
@@ -46,6 +48,7 @@ class Store:
         self._late_after_s = late_after_s
         self._database_id: UUID | None = None
         self._running: set[int] = set()
+        self._append_order = AppendOrder()
 
     @property
     def breaker(self) -> Breaker:
@@ -70,10 +73,18 @@ class Store:
         Texts are left out: `kind` says that there is one. Raises DatabaseUnavailable or DatabaseNotMigrated.
         """
         newest = nothing_known(tag_ids)
-        for first in range(0, len(tag_ids), NEWEST_TAGS):
-            async with self._connected(Priority.READ) as connection:
-                session = Session(connection, "cannot read the newest readings")
-                await fill_newest(session, newest.part(first, first + NEWEST_TAGS))
+        newest_us = newest.ts_us.copy()
+        order = self._append_order
+        with order.asking():
+            holder: tuple[UUID | None, int] | None = None
+            for first in range(0, len(tag_ids), NEWEST_TAGS):
+                end = first + NEWEST_TAGS
+                async with self._connected(Priority.READ) as connection:
+                    session = Session(connection, "cannot read the newest readings")
+                    holder = holder or await order.holder(session)
+                    newest_us[first:end] = await fill_newest(session, newest.part(first, end))
+            if holder is not None:
+                order.told(tag_ids, newest_us, *holder)
         return newest
 
     async def claim(self, stream: UUID, at_least_epoch: int) -> Claim:
@@ -85,6 +96,7 @@ class Store:
         async with self._connected(Priority.WRITE) as connection:
             claim = await claim_stream(Session(connection, "cannot claim the stream"), stream, at_least_epoch)
         self._database_id = claim.database_id
+        self._append_order.claimed(stream)
         return claim
 
     async def commit(self, commit: Commit, *, before: asyncio.Future[None] | None = None) -> Committed:
@@ -102,15 +114,17 @@ class Store:
             MarkMoved                                   the database has lost commits: what it has now is in the error
             StreamTakenOver                             another process owns the stream
             NotItsTurn                                  the commit before is not made; nothing of this one is stored
+            NoSpareConnection                           `before` is given, and the pool has no second connection now
         """
-        async with self._connected(Priority.WRITE) as connection:
+        priority = Priority.WRITE if before is None else Priority.SPARE
+        async with self._connected(priority) as connection:
             assert self.mode is not None
             session = Session(
                 connection, f"cannot store {sum(len(frame.batch) for frame in commit.frames)} readings"
             )
             transaction = Transaction(
                 session,
-                self.mode,
+                append_order=self._append_order if self.mode is StorageMode.COLUMNSTORE else None,
                 database_id=self._database_id,
                 ahead_most_s=self._ahead_most_s,
                 late_after_s=self._late_after_s,
@@ -118,6 +132,9 @@ class Store:
             )
             try:
                 return await transaction.run(commit, before)
+            except MarkMoved:
+                self._append_order.forget()
+                raise
             except NotItsTurn as exc:
                 # Not through the block: nothing is wrong with the connection.
                 early = exc
