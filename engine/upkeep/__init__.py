@@ -13,9 +13,26 @@ in autocommit mode, can be stopped at any moment, and goes on where it was: what
 Any number of processes may do this at once: rollup_state is locked by whoever changes rollups or drops readings.
 """
 
+from engine.upkeep.compression import compress_chunk, next_chunk
+from engine.upkeep.figures import StorageFigures, TableFigures, read_figures, rollup_lag_s
+from engine.upkeep.policies import Policies, change_policies, read_policies
 from engine.upkeep.refresh import Refreshed, Refresher
+from engine.upkeep.retention import Retention
+from engine.upkeep.tables import Table, list_tables
 
 __all__ = [
+    "Policies",
     "Refreshed",
     "Refresher",
+    "Retention",
+    "StorageFigures",
+    "Table",
+    "TableFigures",
+    "change_policies",
+    "compress_chunk",
+    "list_tables",
+    "next_chunk",
+    "read_figures",
+    "read_policies",
+    "rollup_lag_s",
 ]
