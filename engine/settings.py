@@ -86,6 +86,20 @@ class JournalSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class UpkeepSettings:
+    """How often a tenant's database is kept in shape: rollups, retention, compression."""
+
+    # Rollups of minutes that are due are computed so often; until then the views compute them.
+    interval_s: float = 60.0
+    # A minute is due when it is over for so long: most of its readings have come then.
+    rollup_delay_s: float = 60.0
+    # Retention and compression.
+    policies_interval_s: float = 3_600.0
+    # Tenants of one worker that are seen to at the same time.
+    tenants_at_once: int = 2
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that can be set, with its default."""
 
@@ -119,6 +133,7 @@ class Settings:
     secrets_key: str = ""
     opcua: OpcuaSettings = field(default_factory=OpcuaSettings)
     journal: JournalSettings = field(default_factory=JournalSettings)
+    upkeep: UpkeepSettings = field(default_factory=UpkeepSettings)
 
     def worker_count(self) -> int:
         """Return the number of ingest workers; auto is one a processor that this process may use."""
@@ -146,6 +161,10 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "journal.segment_mb": (1, 64),
     "journal.group_ms": (0, 20),
     "journal.grace_s": (0, 604_800),
+    "upkeep.interval_s": (1, 86_400),
+    "upkeep.rollup_delay_s": (0, 86_400),
+    "upkeep.policies_interval_s": (1, 604_800),
+    "upkeep.tenants_at_once": (1, 64),
     "opcua.publishing_interval_ms": (1, 3_600_000),
     "opcua.sampling_interval_ms": (-1, 3_600_000),
     "opcua.queue_size": (1, 1_000_000),
@@ -307,7 +326,7 @@ def _validate(merged: Mapping[str, Any], origin: Mapping[str, str]) -> Settings:
             place = place.setdefault(parent, {})
         place[leaf] = value
     # pydantic reads its configuration from the class; set here, so that importing this module does not need it.
-    for cls in (Settings, OpcuaSettings, JournalSettings):
+    for cls in (Settings, OpcuaSettings, JournalSettings, UpkeepSettings):
         setattr(cls, "__pydantic_config__", ConfigDict(extra="forbid"))  # noqa: B010
     try:
         settings = TypeAdapter(Settings).validate_python(nested)

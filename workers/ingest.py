@@ -59,6 +59,7 @@ class Worker:
         )
         # A change is to be taken up within catalog_refresh_s: tenants ask each half of it, and an answer may be so old.
         self._activity = DatabaseActivity(settings.catalog_refresh_s / 4)
+        self._upkeep_turns = asyncio.Semaphore(settings.upkeep.tenants_at_once)
         self._master = MasterDatabase(settings, self._databases, _APPLICATION)
         # Of all tenants: one that waits for its disk must not hold up the others.
         self._threads = ThreadPoolExecutor(_JOURNAL_THREADS, thread_name_prefix="journal")
@@ -161,6 +162,7 @@ class Worker:
             databases=self._databases,
             activity=self._activity,
             threads=self._threads,
+            upkeep_turns=self._upkeep_turns,
         )
         self._running[tenant.slug] = (runner, asyncio.create_task(runner.run(), name=f"tenant {tenant.slug}"))
         return runner

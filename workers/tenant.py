@@ -33,6 +33,7 @@ from workers.opcua.session import Connector
 from workers.opcua.sink import ConnectionReport
 from workers.tenant_reports import Reports
 from workers.tenant_stream import Stream, StreamOpener, journal_folder
+from workers.tenant_upkeep import TenantUpkeep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -71,8 +72,9 @@ class TenantRunner:
         databases: DatabasePool,
         activity: DatabaseActivity,
         threads: Executor,
+        upkeep_turns: asyncio.Semaphore,
     ) -> None:
-        """`activity` is the worker's; `threads` are the journals' of all tenants."""
+        """`activity` and `upkeep_turns` are the worker's; `threads` are the journals' of all tenants."""
         self.tenant = tenant
         # Set after the first attempt to load the catalog, whether it worked or not: the worker is then ready.
         self.attempted = asyncio.Event()
@@ -91,6 +93,7 @@ class TenantRunner:
         self._connectors: dict[UUID, Connector] = {}
         self._known = catalog.KnownConnections()
         self._reports = Reports(self._database, counters, settings.database_retry_most_s)
+        self._upkeep = TenantUpkeep(self._database, counters, settings.upkeep, upkeep_turns)
         self._stopping = asyncio.Event()
         self._stop_by_s: float | None = None
 
@@ -197,8 +200,9 @@ class TenantRunner:
             flowing = tasks.create_task(self._pipeline.run())
             recording = tasks.create_task(self._reports.record())
             following = tasks.create_task(self._follow_catalog(tasks))
+            keeping_up = tasks.create_task(self._upkeep.run())
             await self._stopping.wait()
-            await cancel_all(following)
+            await cancel_all(following, keeping_up)
             await self._close_connections(list(self._running), keep=True)
             await cancel_all(recording)
             await self._drain(flowing)

@@ -37,6 +37,9 @@ class Counter(IntEnum):
     REPLAYED = 18
     LOST_FRAMES = 19
     JOURNAL_FAILURES = 20
+    UPKEEP_FAILURES = 21
+    CHUNKS_COMPRESSED = 22
+    RETENTION_ROWS = 23
 
 
 class DropReason(IntEnum):
@@ -71,6 +74,7 @@ class Gauge(IntEnum):
     JOURNAL_QUOTA_BYTES = 9
     ACCEPTING = 10
     HELD = 11
+    ROLLUP_LAG_S = 12
 
 
 class MissingReason(IntEnum):
@@ -195,6 +199,17 @@ COUNTERS = {
     Counter.JOURNAL_FAILURES: Described(
         "scada_journal_failures_total", "Times the journal's disk did not take or sync what was written."
     ),
+    Counter.UPKEEP_FAILURES: Described(
+        "scada_upkeep_failures_total",
+        "Times that upkeep of the tenant's database (rollups, retention, compression) failed; it is tried again.",
+    ),
+    Counter.CHUNKS_COMPRESSED: Described(
+        "scada_chunks_compressed_total", "Chunks that upkeep compressed, or sorted anew."
+    ),
+    Counter.RETENTION_ROWS: Described(
+        "scada_retention_dropped_rows_total",
+        "Rows of readings and rollups that were older than the tenant's policies keep; by the server's estimate.",
+    ),
 }
 DROPPED = Described(
     "scada_readings_dropped_total",
@@ -238,6 +253,10 @@ GAUGES = {
     Gauge.HELD: Described(
         "scada_stream_held",
         "1 if the database refuses the tenant's readings in a way that waiting does not mend: look at the log.",
+    ),
+    Gauge.ROLLUP_LAG_S: Described(
+        "scada_rollup_lag_seconds",
+        "How long the oldest minute that is due has waited for its rollup; the views have it all the same.",
     ),
 }
 UNMONITORED = Described(

@@ -15,7 +15,7 @@ from engine.upkeep.tables import READINGS, ROLLUPS, Table
 from engine.upkeep.transaction import upkeep_transaction
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, Callable
     from datetime import timedelta
 
     from psycopg import AsyncConnection
@@ -52,7 +52,7 @@ class Retention:
 
     async def steps(
         self, database: AsyncConnection[Any], policies: Policies, tables: list[Table]
-    ) -> AsyncIterator[tuple[str, int]]:
+    ) -> AsyncGenerator[tuple[str, int], None]:
         """Drop what is too old; yield after each transaction which table it was and about how many rows went.
 
         Raises Database errors; what was yielded is done.
@@ -85,7 +85,7 @@ class Retention:
 
     async def _drop_chunks(
         self, database: AsyncConnection[Any], table: str, boundary: datetime
-    ) -> AsyncIterator[int]:
+    ) -> AsyncGenerator[int, None]:
         while True:
             async with upkeep_transaction(database, f"cannot drop old chunks of {table}"):
                 chunk = await (await database.execute(_CHUNKS.encode(), [table, boundary])).fetchone()
@@ -102,7 +102,7 @@ class Retention:
 
     async def _delete_rows(
         self, database: AsyncConnection[Any], table: str, boundary: datetime
-    ) -> AsyncIterator[int]:
+    ) -> AsyncGenerator[int, None]:
         """Go through the table once for each new boundary: there is no index by time alone, and no chunk."""
         if self._done.get(table) == boundary:
             return

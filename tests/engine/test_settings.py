@@ -231,7 +231,7 @@ def test_every_limit_takes_its_ends_and_refuses_what_is_beyond() -> None:
 
 
 def test_every_number_has_limits() -> None:
-    from engine.settings import _LIMITS, JournalSettings, OpcuaSettings
+    from engine.settings import _LIMITS, JournalSettings, OpcuaSettings, UpkeepSettings
 
     def number(default: object) -> bool:
         return isinstance(default, (int, float)) and not isinstance(default, bool)
@@ -239,6 +239,7 @@ def test_every_number_has_limits() -> None:
     numbers = {field.name for field in fields(Settings) if number(field.default)} | {"workers"}
     numbers |= {f"opcua.{field.name}" for field in fields(OpcuaSettings) if number(field.default)}
     numbers |= {f"journal.{field.name}" for field in fields(JournalSettings) if number(field.default)}
+    numbers |= {f"upkeep.{field.name}" for field in fields(UpkeepSettings) if number(field.default)}
     assert _LIMITS.keys() == numbers
 
 
@@ -328,8 +329,10 @@ def test_the_documentation_has_a_row_for_every_setting_with_its_default() -> Non
         for cells in (line.split("|") for line in page.splitlines())
         if len(cells) > 4
     }
-    defaults = {name: value for name, value in show(Settings()).items() if name not in ("opcua", "journal")}
-    for group in ("opcua", "journal"):
+    defaults = {
+        name: value for name, value in show(Settings()).items() if name not in ("opcua", "journal", "upkeep")
+    }
+    for group in ("opcua", "journal", "upkeep"):
         defaults |= {f"{group}.{name}": value for name, value in show(Settings())[group].items()}
     for name, value in defaults.items():
         shown = rows.get(name)

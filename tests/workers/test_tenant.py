@@ -68,6 +68,7 @@ class Site:
             databases=self._pool,
             activity=self._activity,
             threads=self._threads,
+            upkeep_turns=asyncio.Semaphore(2),
         )
         self._task = asyncio.create_task(self._runner.run())
 
