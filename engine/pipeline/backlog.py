@@ -22,10 +22,11 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from engine.gaps import NO_GAPS, GapChanges, Gaps
 from engine.store import Lane
+from engine.store.marks import moved, opened, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,16 +36,36 @@ if TYPE_CHECKING:
 
 # What the database allows (engine.store); every start with a backlog may add one.
 LANES_MOST = 8
-# COPY gains little beyond 50 000 rows, and this bounds the encoded batch to a few megabytes.
-BATCH_MOST_ROWS = 50_000
-# What takes long with fewer is not their number, but the way to the database and its commit.
-BATCH_LEAST_ROWS = 1_000
-# A live batch that is being written, and some that gather meanwhile.
-MEMORY_MOST_ROWS = 4 * BATCH_MOST_ROWS
+# Two live batches of the largest size that are being written (engine/pipeline/batches.py), or what gathers meanwhile.
+MEMORY_MOST_ROWS = 400_000
 # Of frames as the journal has them; texts are what can make rows large.
 MEMORY_MOST_BYTES = 64 << 20
 # Behind every sequence.
 _NO_END = (1 << 63) - 1
+
+
+class Flying(Protocol):
+    """What is on its way to the database, and will be committed as a whole before what is planned behind it."""
+
+    @property
+    def lane(self) -> Lane:
+        """The lane that it moves."""
+
+    @property
+    def opens(self) -> bool:
+        """Whether the lane begins with it."""
+
+    @property
+    def end(self) -> int:
+        """The lane's mark then."""
+
+    @property
+    def live(self) -> bool:
+        """Whether its frames came from memory."""
+
+    @property
+    def frames(self) -> Sequence[Frame]:
+        """Its frames, in their order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +75,8 @@ class Live:
     lane: Lane
     opens: bool
     frames: Sequence[Frame]
+    full: bool
+    """They are as many as there may be, in rows or bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,46 +177,55 @@ class Backlog:
             self.memory_rows += rows
             self._memory_bytes += frame.nbytes
 
-    def live(self, most_rows: int) -> Live | None:
-        """Return the oldest frames in memory, one or more; None when there is none or no lane for them."""
-        if not self._memory:
+    def live(self, most_rows: int, most_bytes: int, *flying: Flying) -> Live | None:
+        """Return the oldest frames in memory behind what is flying; None when there is none, or no lane for them."""
+        lanes, live_after = self._behind(flying)
+        waiting = [frame for frame, _ in self._memory if frame.sequence > live_after]
+        if not waiting:
             return None
-        last = self.lanes[-1]
-        if last.mark >= self.live_after:
+        last = lanes[-1]
+        if last.mark >= live_after:
             lane, opens = last, False
-        elif len(self.lanes) < LANES_MOST:
-            lane, opens = Lane(self.live_after, self.live_after), True
+        elif len(lanes) < LANES_MOST:
+            lane, opens = Lane(live_after, live_after), True
         else:
             return None
-        rows = 0
+        rows = nbytes = 0
         chosen: list[Frame] = []
-        for frame, _ in self._memory:
+        for frame in waiting:
             rows += len(frame.batch)
-            if chosen and rows > most_rows:
+            nbytes += frame.nbytes
+            if chosen and (rows > most_rows or nbytes > most_bytes):
                 break
             chosen.append(frame)
-        return Live(lane, opens, chosen)
+        return Live(lane, opens, chosen, full=rows >= most_rows or nbytes >= most_bytes)
 
-    def stretch(self) -> Stretch | None:
-        """Return where the oldest frames are that only the journal has."""
-        ends = [*(lane.after for lane in self.lanes[1:]), self.live_after]
-        for lane, end in zip(self.lanes, ends, strict=True):
+    def stretch(self, *flying: Flying) -> Stretch | None:
+        """Return where the oldest frames are that only the journal has, and that are not flying."""
+        lanes, live_after = self._behind(flying)
+        ends = [*(lane.after for lane in lanes[1:]), live_after]
+        for lane, end in zip(lanes, ends, strict=True):
             if lane.mark < end:
                 return Stretch(lane, end)
         return None
 
-    def read(self, frames: Sequence[Frame]) -> Sequence[Frame]:
+    def read(self, frames: Sequence[Frame], *flying: Flying) -> Sequence[Frame]:
         """Take note of frames that were read from the journal; return them as they are to be committed.
 
         A gap that a live frame said is filled may be recorded in one of these: then it is forgotten with them.
         """
         if not frames:
             return frames
-        self._journal_oldest_us = frames[0].journaled_us
-        if not self._filled_gaps:
+        if not flying:
+            self._journal_oldest_us = frames[0].journaled_us
+        filled_gaps = [*self._filled_gaps]
+        for batch in flying:
+            if batch.live:
+                filled_gaps += [frame.gaps.recovered for frame in batch.frames if frame.gaps]
+        if not filled_gaps:
             return frames
         *before, last = frames
-        filled = Gaps.joined([last.gaps.recovered, *self._filled_gaps])
+        filled = Gaps.joined([last.gaps.recovered, *filled_gaps])
         return [*before, replace(last, gaps=GapChanges(last.gaps.recorded, filled))]
 
     def commit(self, frames: Sequence[Frame], lanes: tuple[Lane, ...], *, live: bool) -> int:
@@ -210,6 +242,8 @@ class Backlog:
                 self.journal_rows -= len(frame.batch)
             if live:
                 self._filled_gaps.append(frame.gaps.recovered)
+        if frames and not live:
+            self._journal_oldest_us = frames[-1].journaled_us
         self.lanes = lanes
         if self.stretch() is None:
             self._filled_gaps.clear()
@@ -225,6 +259,20 @@ class Backlog:
             self.live_after = self._memory[0][0].sequence
             self._forget_oldest()
 
+    def _behind(self, flying: Sequence[Flying]) -> tuple[tuple[Lane, ...], int]:
+        """Return the lanes, and `live_after`, as they are when what is flying is committed."""
+        lanes, live_after = self.lanes, self.live_after
+        for batch in flying:
+            place = place_of(lanes, batch.lane.after)
+            if place is None:
+                lanes = opened(lanes, batch.lane.after)
+                place = place_of(lanes, batch.lane.after)
+                assert place is not None
+            lanes = moved(lanes, place, batch.end)
+            if batch.live:
+                live_after = max(live_after, batch.end)
+        return lanes, live_after
+
     def _leave_to_the_journal(self) -> None:
         if self.stretch() is None:
             self._journal_oldest_us = self._memory[0][0].journaled_us
@@ -237,25 +285,6 @@ class Backlog:
         frame, _ = self._memory.popleft()
         self.memory_rows -= len(frame.batch)
         self._memory_bytes -= frame.nbytes
-
-
-class BatchRows:
-    """How many rows a batch may have, so that it takes about `aim_s`: whoever is next does not wait longer."""
-
-    def __init__(self, first: int, *, aim_s: float = 0.4) -> None:
-        self.rows = min(first, BATCH_MOST_ROWS)
-        self._aim_s = aim_s
-
-    def took(self, rows: int, seconds: float) -> None:
-        """Learn from a batch that was committed, if it was of about this size."""
-        if 2 * rows >= self.rows:
-            fitting = int(rows * self._aim_s / max(seconds, 0.001))
-            most = min(2 * self.rows, BATCH_MOST_ROWS)
-            self.rows = max(min(self.rows, BATCH_LEAST_ROWS), min(fitting, most))
-
-    def timed_out(self) -> None:
-        """Try with half."""
-        self.rows = max(1, self.rows // 2)
 
 
 def _is_committed(lanes: Sequence[Lane], sequence: int) -> bool:

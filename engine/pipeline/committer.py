@@ -1,19 +1,13 @@
 """The stage between journal and database: frames that are durable are committed, each once, the live ones first.
 
-Owns when a batch is due, what is done about each error, and what the journal may forget. Which frames are next, and in
-which lane, is in engine/pipeline/backlog.py; how a batch is stored, in engine/store.
+Owns what is done about each outcome, and what the journal may forget. Which frames are next, and how many, is in
+engine/pipeline/batches.py; how two commits are on their way at once, in engine/pipeline/flights.py; how a batch is
+stored, in engine/store.
 
-What goes next; the first line that fits decides:
+One batch is in hand: the first of those on their way. It stays there until it is stored or planned anew, so that its
+outcome, where the connection broke during COMMIT, is known before anything behind it is stored:
 
-    1  live frames that are due: old enough, or enough of them; not while the backlog is known to have holes, whose
-       gaps begin at what is stored before them
-    2  the oldest stretch that only the journal has, a batch of it
-    3  when draining: live frames, due or not
-    4  nothing: wait until frames are due, or come
-
-What is done about an error; a batch stays in hand until it is stored or planned anew, so that its outcome, where the
-connection broke during COMMIT, is known before anything else is tried:
-
+    stored                              counted; the journal may forget it; then it is the second one's turn
     conflict (40)                       again, at once, a few times
     timeout (57014, 55P03)              again with half of its frames, down to one
     DatabaseUnavailable                 again, after the back-off of the database's breaker, or our own
@@ -21,115 +15,48 @@ connection broke during COMMIT, is known before anything else is tried:
     DatabaseRejected, NotMigrated, and  the stream is held: a person is called (ERROR, Gauge.HELD), and it is tried
     whatever nobody foresaw             again now and then; nothing is ever dropped
     StreamTakenOver                     raised: this owner must stop
+
+With every error of the first, the second one is abandoned and planned anew once the first is stored. An error of the
+second one is none before its turn: the first goes on, and then the second is in hand and is sent again. A batch that
+has failed goes alone.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
 
-from engine.errors import DatabaseError, DatabaseUnavailable, ScadaError, StreamTakenOver
+from engine.cancelling import cancel_all
+from engine.errors import DatabaseError, DatabaseUnavailable, StreamTakenOver
 from engine.metrics import Counter, Gauge
-from engine.pipeline.backlog import MEMORY_MOST_BYTES, MEMORY_MOST_ROWS, BatchRows
-from engine.store import Commit, Lane, MarkMoved
+from engine.pipeline.backlog import MEMORY_MOST_ROWS
+from engine.pipeline.batches import Batches
+from engine.pipeline.failures import Failures
+from engine.pipeline.flights import Flights
+from engine.store import MarkMoved
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from uuid import UUID
 
-    from engine.frames import Frame, Loss
+    from engine.frames import Frame
     from engine.pipeline.accounting import Accounting
     from engine.pipeline.backlog import Backlog
+    from engine.pipeline.batches import Batch
+    from engine.pipeline.flights import Flight
     from engine.pipeline.journaling import AnyJournal
     from engine.settings import Settings
-    from engine.store import Committed, Store, Totals
+    from engine.store import Committed, Lane, Store, Totals
 
 log = structlog.get_logger(__name__)
 
-_FIRST_RETRY_S = 0.25
-_FIRST_HELD_S = 2.0
-_CONFLICTS_AT_ONCE = 3
-# From then on a database is away for long: hundreds of tenants may be on one server, and the journal has it all.
-_FAILURES_OF_AN_OUTAGE = 4
 _OUTAGE_MOST_ROWS = 20_000
-# Of one read from the journal: it is in memory beside what is live.
-_READ_MOST_BYTES = MEMORY_MOST_BYTES // 4
-
-
-@dataclass(slots=True)
-class _Batch:
-    """What is in hand: some frames of one lane, of which the first `count` are to be sent."""
-
-    lane: Lane
-    frames: Sequence[Frame]
-    end: int
-    count: int
-    live: bool = False
-    opens: bool = False
-    losses: Sequence[Loss] = ()
-
-    def halve(self) -> None:
-        """Send fewer frames the next time, one at least; the others are planned anew behind them."""
-        self.count = min(len(self.frames), max(1, self.count // 2))
-
-    def commit(self, stream: UUID, epoch: int) -> Commit:
-        """Return it as the store takes it."""
-        whole = self.count == len(self.frames)
-        return Commit(
-            stream=stream,
-            epoch=epoch,
-            lane=self.lane,
-            opens=self.opens,
-            frames=self.frames[: self.count],
-            losses=self.losses,
-            end=self.end if whole else self.frames[self.count - 1].sequence,
-        )
-
-    @property
-    def rows(self) -> int:
-        """Readings that are to be sent."""
-        return sum(len(frame.batch) for frame in self.frames[: self.count])
-
-
-class _Failures:
-    """How often one batch has failed; says so each time that the number has doubled, and how long to wait."""
-
-    def __init__(self, most_s: float) -> None:
-        self.count = 0
-        self.conflicts = 0
-        self._most_s = most_s
-
-    def report(self, exc: Exception, rows: int, *, held: bool) -> None:
-        """Count a failure; a database that is away mends itself, all else needs a person."""
-        self.count += 1
-        if self.count & (self.count - 1):
-            return
-        foreseen = isinstance(exc, ScadaError)
-        (log.error if held else log.warning)(
-            "the stream is held: the database refuses a batch"
-            if held
-            else "the database does not take a batch",
-            error=str(exc) if foreseen else repr(exc),
-            sqlstate=getattr(exc, "sqlstate", None),
-            rows=rows,
-            attempts=self.count,
-            will_retry=True,
-            exc_info=None if foreseen else exc,
-        )
-
-    def next_wait_s(self, *, held: bool) -> float:
-        """Return how long to wait: full jitter, so that tenants on one server do not come back in step."""
-        first_s = _FIRST_HELD_S if held else _FIRST_RETRY_S
-        return random.uniform(0.0, min(self._most_s, first_s * 2 ** min(self.count, 16)))
 
 
 class Committer:
-    """Commits one stream's frames; single event loop, one transaction at a time."""
+    """Commits one stream's frames; single event loop, commits in their order."""
 
     def __init__(
         self,
@@ -143,13 +70,14 @@ class Committer:
     ) -> None:
         self._store = store
         self._journal = journal
-        self._epoch = epoch
         self._backlog = backlog
         self._accounting = accounting
         self._due_rows = settings.max_buffer_size
-        self._due_age_s = settings.buffer_duration_ms / 1_000
         self._retry_most_s = settings.database_retry_most_s
-        self._batch_rows = BatchRows(max(settings.max_buffer_size, 1_000))
+        self._batches = Batches(
+            backlog, journal, due_rows=self._due_rows, due_age_s=settings.buffer_duration_ms / 1_000
+        )
+        self._flights = Flights(store, journal.stream, epoch)
         self._wake = asyncio.Event()
         self._draining = False
 
@@ -171,88 +99,89 @@ class Committer:
         Raises StreamTakenOver, and JournalUnavailable when the journal cannot be read.
         """
         self._accounting.waiting()
-        while not (self._draining and self._backlog.empty):
-            batch = await self._next()
-            if batch is not None:
-                await self._write(batch)
+        flights = self._flights
+        try:
+            while not (self._draining and self._backlog.empty):
+                if flights.first is not None:
+                    await self._land(flights.first)
+                elif (batch := await self._batches.next(draining=self._draining)) is not None:
+                    flights.begin(batch)
+                else:
+                    await self._wait(self._batches.due_in_s())
+        finally:
+            await flights.close()
+            await self._batches.close()
 
-    async def _next(self) -> _Batch | None:
-        """Return what goes next, or None after a wait for it."""
-        backlog = self._backlog
-        due_in_s = self._due_in_s()
-        stretch = backlog.stretch()
-        is_due = due_in_s is not None and due_in_s <= 0 and not backlog.has_holes
-        if is_due or (self._draining and stretch is None):
-            live = backlog.live(self._batch_rows.rows)
-            if live is not None:
-                frames = live.frames
-                return _Batch(
-                    live.lane, frames, frames[-1].sequence, len(frames), live=True, opens=live.opens
-                )
-        if stretch is not None:
-            return await self._read(stretch.lane, stretch.until)
+    async def _wait(self, most_s: float | None) -> None:
+        """Wait until frames came that are due at once, or for so long."""
         self._wake.clear()
         try:
-            async with asyncio.timeout(due_in_s):
+            async with asyncio.timeout(most_s):
                 await self._wake.wait()
         except TimeoutError:
             pass
-        return None
 
-    def _due_in_s(self) -> float | None:
-        """Return how long live frames may still wait; None when there are none."""
-        since_s = self._backlog.live_since_s
-        if since_s is None:
-            return None
-        if self._backlog.memory_rows >= self._due_rows:
-            return 0.0
-        return since_s + self._due_age_s - time.monotonic()
-
-    async def _read(self, lane: Lane, until: int) -> _Batch:
-        """Read a batch of what only the journal has."""
-        part = await self._journal.read(
-            lane.mark, until=until, most_rows=self._batch_rows.rows, most_bytes=_READ_MOST_BYTES
-        )
-        if (loss := part.loss) is not None:
-            log.error(
-                "frames are missing from the journal; every tag has a gap there",
-                after=loss.after,
-                until=loss.until,
-                reason=loss.reason.value,
-                kept_in=loss.kept_in,
-            )
-            # Alone: its gaps begin at what is stored now, and nothing from behind the hole may be among that.
-            return _Batch(lane, (), min(loss.until - 1, until), 0, losses=[loss])
-        frames = self._backlog.read(part.frames)
-        # Nothing at all: frames of a life that kept them in memory, or that an owner numbered and never wrote.
-        return _Batch(lane, frames, part.end if frames else until, len(frames))
-
-    async def _write(self, batch: _Batch) -> None:
-        """Commit a batch, again for as long as it takes; return also when it has to be planned anew."""
-        failures = _Failures(self._retry_most_s)
+    async def _land(self, flight: Flight) -> None:
+        """Have the batch in hand stored, however often it is sent; return also when it is to be planned anew."""
+        batch, failures = flight.batch, Failures(self._retry_most_s)
         while True:
-            started_s = time.monotonic()
+            await self._outcome(follows=failures.count == 0 and not batch.losses)
             try:
-                committed = await self._store.commit(batch.commit(self._journal.stream, self._epoch))
+                committed = flight.task.result()
             except StreamTakenOver:
                 raise
             except MarkMoved as exc:
+                await self._flights.abandon()
                 await self._replay(exc.lanes, exc.totals)
                 # Not in a circle as fast as we can, whatever the database says.
                 await asyncio.sleep(failures.next_wait_s(held=False))
                 return
             except Exception as exc:  # noqa: BLE001  (nobody foresaw it: the stream is held, and nothing dropped)
+                await self._flights.abandon()
                 await self._after(exc, batch, failures)
+                flight = self._flights.begin(batch)
             else:
-                seconds = time.monotonic() - started_s
-                self._batch_rows.took(batch.rows, seconds)
-                await self._committed(batch, committed, seconds)
+                await self._committed(batch, committed, time.monotonic() - flight.started_s)
                 if failures.count:
                     log.info("the database takes batches again", attempts=failures.count + 1)
+                if self._flights.landed() is not None:
+                    self._accounting.counters.count(Counter.WRITE_FAILURES)
                 return
 
-    async def _committed(self, batch: _Batch, committed: Committed, seconds: float) -> None:
+    async def _outcome(self, *, follows: bool) -> None:
+        """Wait for the outcome of the first; meanwhile send the second one."""
+        following = asyncio.create_task(self._follow()) if follows else None
+        try:
+            await self._flights.wait()
+        finally:
+            if following is not None:
+                await cancel_all(following)
+        if following is not None and not following.cancelled():
+            following.result()
+
+    async def _follow(self) -> None:
+        """Have another batch go behind the first one, once that makes sense; read from the journal what comes next."""
+        flights, batches = self._flights, self._batches
+        assert flights.first is not None
+        flying = [flights.first.batch]
+        while flights.may_follow:
+            batch = await batches.behind(flying[0])
+            if not flights.may_follow:
+                break
+            if batch is not None:
+                flights.follow(batch)
+                flying.append(batch)
+                break
+            await batches.read_ahead(*flying)
+            due_in_s = batches.due_in_s()
+            # What is due already and did not go waits for more than time.
+            await self._wait(due_in_s if due_in_s is not None and due_in_s > 0 else None)
+        await batches.read_ahead(*flying)
+
+    async def _committed(self, batch: Batch, committed: Committed, seconds: float) -> None:
         counters = self._accounting.counters
+        self._batches.rows.took(batch.rows, seconds)
+        self._batches.rows.goes_into(self._store.mode)
         rows = self._backlog.commit(batch.frames, committed.lanes, live=batch.live)
         self._backlog.hold_at_most(MEMORY_MOST_ROWS)
         counters.set(Gauge.DATABASE_UP, 1)
@@ -272,6 +201,7 @@ class Committer:
     async def _replay(self, lanes: tuple[Lane, ...], totals: Totals) -> None:
         """Begin again at the marks that the database has: it lost commits, or knew nothing of a lane."""
         self._backlog.replan(lanes)
+        self._batches.forget()
         before = self._backlog.journal_rows
         again = await self._count_journal_rows() - before
         log.error(
@@ -290,7 +220,7 @@ class Committer:
         backlog.journal_rows += counted - before
         return backlog.journal_rows
 
-    async def _after(self, exc: Exception, batch: _Batch, failures: _Failures) -> None:
+    async def _after(self, exc: Exception, batch: Batch, failures: Failures) -> None:
         """Say what failed, and wait as long as it takes to make sense to try again."""
         counters = self._accounting.counters
         counters.count(Counter.WRITE_FAILURES)
@@ -299,15 +229,14 @@ class Committer:
         counters.set(Gauge.HELD, int(held))
         self._accounting.waiting()
         failures.report(exc, batch.rows, held=held)
-        if failures.count == _FAILURES_OF_AN_OUTAGE:
+        if failures.begins_outage:
             self._backlog.hold_at_most(max(2 * self._due_rows, _OUTAGE_MOST_ROWS))
         if isinstance(exc, DatabaseError):
-            if exc.is_conflict and failures.conflicts < _CONFLICTS_AT_ONCE:
-                failures.conflicts += 1
+            if exc.is_conflict and failures.is_again_at_once():
                 return
             if exc.is_timeout:
                 batch.halve()
-                self._batch_rows.timed_out()
+                self._batches.rows.timed_out()
         if self._store.breaker.is_open:
             await self._store.breaker.wait()
         else:

@@ -56,8 +56,8 @@ class ObservedStore(Store):
 
     after_commit: Callable[[Commit], Any] | None = None
 
-    async def commit(self, commit: Commit) -> Committed:
-        committed = await super().commit(commit)
+    async def commit(self, commit: Commit, *, before: asyncio.Future[None] | None = None) -> Committed:
+        committed = await super().commit(commit, before=before)
         if self.after_commit is not None:
             await self.after_commit(commit)
         return committed

@@ -13,7 +13,7 @@ import pytest
 from psycopg.sql import SQL, Identifier
 
 from engine.database import connect, translated
-from engine.database_pool import Database, DatabasePool, NoSpareConnection, Priority
+from engine.database_pool import Database, DatabasePool, Priority
 from engine.errors import ConfigurationError, DatabaseError, DatabaseRejected, DatabaseUnavailable
 from tests.servers.cutting_proxy import CuttingProxy
 from tests.servers.databases import Server
@@ -257,45 +257,6 @@ async def test_who_waits_is_served_writes_first_and_then_in_order(any_server: Se
             await turns()
         assert order == []
     assert order == ["write 1 other", "write 2", "read 1", "read 2 other", "read 3"]
-
-
-async def test_a_second_connection_is_lent_at_once_while_a_quarter_of_them_stays_free(
-    any_server: Server, new_pool: Pool
-) -> None:
-    database = new_pool(4).database(any_server.dsn, APPLICATION)
-    async with AsyncExitStack() as stack:
-        for _ in range(3):
-            await stack.enter_async_context(database.connection(Priority.SPARE))
-        with pytest.raises(NoSpareConnection):
-            await pid_of(database, Priority.SPARE)
-        assert await pid_of(database, Priority.WRITE) > 0
-    assert not database.breaker.is_open
-
-
-async def test_a_second_connection_is_refused_while_anybody_waits_for_a_first(
-    any_server: Server, new_pool: Pool
-) -> None:
-    pool = new_pool(1)
-    database, other = (pool.database(any_server.dsn, APPLICATION) for _ in range(2))
-    async with database.connection(Priority.WRITE):
-        first = asyncio.create_task(pid_of(other))
-        await turns()
-        with pytest.raises(NoSpareConnection):
-            await pid_of(database, Priority.SPARE)
-        assert not first.done()
-    assert await first > 0
-
-
-async def test_a_second_connection_takes_the_place_of_one_that_lies_idle(
-    any_server: Server, new_database: NewDatabase, new_pool: Pool
-) -> None:
-    pool = new_pool(2)
-    database = pool.database(any_server.dsn, APPLICATION)
-    idle = pool.database(new_database(any_server.dsn), APPLICATION)
-    before = await pid_of(idle)
-    async with database.connection(Priority.WRITE), database.connection(Priority.SPARE):
-        assert await number_of(any_server.dsn) == 2
-    assert await pid_of(idle) != before
 
 
 async def test_who_waits_can_be_cancelled_at_any_moment_and_no_place_is_lost(

@@ -223,7 +223,8 @@ async def test_batches_wait_while_the_database_is_away_and_are_stored_when_it_is
 async def test_after_an_outage_live_readings_go_first_and_the_backlog_follows_in_its_order(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.pipeline.backlog.BATCH_MOST_ROWS", 200)
+    for most in ("BATCH_MOST_ROWS", "COLUMNSTORE_MOST_ROWS"):
+        monkeypatch.setattr(f"engine.pipeline.batches.{most}", 200)
     cut = await site.cut_off()
     life = await site.begin(dsn=cut.dsn, memory_most_rows=300)
     marks = life.follow_commits()

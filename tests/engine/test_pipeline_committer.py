@@ -4,162 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
-from uuid import UUID
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 
-from engine._fastpath import Ring
-from engine.breaker import Breaker
 from engine.errors import DatabaseRejected, DatabaseUnavailable, StreamTakenOver
-from engine.frames import Entry, Loss, LossReason
-from engine.gaps import GapChanges
+from engine.frames import Loss, LossReason
 from engine.journal.memory import MemoryJournal
 from engine.journal.reading import Part
-from engine.metrics import Counter, DropReason, Gauge, MetricsPage, TenantSample
-from engine.pipeline.accounting import Accounting
-from engine.pipeline.backlog import Backlog
-from engine.pipeline.committer import Committer
-from engine.readings import Batch, Kind
+from engine.metrics import Counter, DropReason, Gauge
 from engine.settings import Settings
-from engine.store import Commit, Committed, Lane, MarkMoved, Store, Totals
-from engine.store.marks import moved, opened, place_of
+from engine.store import Lane
+from tests.engine.committing import bench
 from tests.engine.life import TENANT, until
 
 if TYPE_CHECKING:
     from engine.journal.reading import HasLane
 
-SETTINGS = Settings(buffer_duration_ms=20, max_buffer_size=1_000, database_retry_most_s=0.05)
-
-
-@dataclass
-class ToldStore:
-    """A store that answers with the errors it was given, and then as it should."""
-
-    lanes: tuple[Lane, ...]
-    errors: list[Exception] = field(default_factory=list)
-    lost_answers: int = 0
-    commits: list[Commit] = field(default_factory=list)
-    readings: int = 0
-    breaker: Breaker = field(default_factory=lambda: Breaker(0.05))
-    held: asyncio.Event | None = None
-
-    async def commit(self, commit: Commit) -> Committed:
-        self.commits.append(commit)
-        if self.held is not None:
-            await self.held.wait()
-        if self.errors:
-            raise self.errors.pop(0)
-        lanes = self.lanes
-        place = place_of(lanes, commit.lane.after)
-        if place is None and commit.opens:
-            lanes = opened(lanes, commit.lane.after)
-            place = place_of(lanes, commit.lane.after)
-        if place is None or lanes[place].mark < commit.lane.mark:
-            raise MarkMoved("it went back", self.lanes, Totals(self.readings, 0))
-        mark = lanes[place].mark
-        self.readings += sum(len(frame.batch) for frame in commit.frames if frame.sequence > mark)
-        self.lanes = moved(lanes, place, commit.end)
-        if self.lost_answers:
-            self.lost_answers -= 1
-            raise DatabaseUnavailable("no answer")
-        return Committed(self.lanes, Totals(self.readings, 0))
-
-
-@dataclass
-class Bench:
-    """A committer that runs, and what is around it."""
-
-    store: ToldStore
-    journal: MemoryJournal
-    backlog: Backlog
-    committer: Committer
-    page: MetricsPage
-    running: asyncio.Task[None]
-    accounting: Accounting
-
-    def counts(self) -> TenantSample:
-        return self.page.snapshot().tenants["acme"]
-
-    async def add(self, *rows: int) -> None:
-        """Put frames into the journal, and hand them over."""
-        self.accounting.counters.count(Counter.RECEIVED, sum(rows))
-        self.committer.add(await self.journal.append([entry(each) for each in rows]))
-
-    async def drained(self) -> None:
-        self.committer.drain()
-        async with asyncio.timeout(20):
-            await self.running
-        assert self.counts().accounting_difference == 0
-        assert self.counts().gauges[Gauge.IN_FLIGHT] == 0
-
-
-def entry(rows: int) -> Entry:
-    return Entry(
-        Batch(
-            ts_us=np.arange(rows, dtype=np.int64),
-            tag_id=np.full(rows, 7, np.int32),
-            status=np.zeros(rows, np.uint32),
-            value=np.zeros(rows),
-            kind=np.full(rows, Kind.NUMBER, np.uint8),
-        ),
-        GapChanges(),
-    )
-
-
-@asynccontextmanager
-async def bench(
-    *,
-    errors: list[Exception] | None = None,
-    lost_answers: int = 0,
-    waiting: tuple[int, ...] = (),
-    settings: Settings = SETTINGS,
-    journal: MemoryJournal | None = None,
-) -> AsyncIterator[Bench]:
-    """Run a committer; `waiting` are the rows of frames that the journal has from an earlier life."""
-    journal = journal or MemoryJournal(TENANT, now_us=lambda: time.time_ns() // 1_000)
-    await journal.begin(1, UUID(int=1))
-    page = MetricsPage.create(1)
-    counters = page.shard(0).tenant("acme")
-    if waiting:
-        await journal.append([entry(each) for each in waiting])
-    store = ToldStore((Lane(0, 0),), errors or [], lost_answers)
-    backlog = Backlog(store.lanes, journal.last_sequence, sum(waiting))
-    counters.settle(journal.stream, readings=0, quarantined=0, waiting=sum(waiting))
-    accounting = Accounting(counters, Ring(10), backlog)
-    committer = Committer(
-        store=cast("Store", store),
-        journal=journal,
-        epoch=1,
-        backlog=backlog,
-        accounting=accounting,
-        settings=settings,
-    )
-    running = asyncio.create_task(committer.run())
-    yield Bench(store, journal, backlog, committer, page, running, accounting)
-    running.cancel()
-    await asyncio.wait([running])
-    page.close()
-
 
 async def test_a_live_batch_that_is_due_goes_before_the_next_of_the_backlog() -> None:
-    async with bench(waiting=(600, 600, 600)) as running:
-        running.store.held = asyncio.Event()
+    held = asyncio.Event()
+    async with bench(waiting=(600, 600), held=held) as running:
         await until(lambda: len(running.store.commits) == 1)
         await running.add(1_000)
-        running.store.held.set()
-        running.store.held = None
+        held.set()
         await running.drained()
         first, second, *rest = running.store.commits
         assert [len(commit.frames[0].batch) for commit in (first, second)] == [600, 1_000]
         assert (first.opens, second.opens) == (False, True)
-        assert [len(frame.batch) for commit in rest for frame in commit.frames] == [600, 600]
+        assert [len(frame.batch) for commit in rest for frame in commit.frames] == [600]
         assert running.store.lanes == (Lane(0, running.journal.last_sequence),)
-        assert running.counts().counters[Counter.REPLAYED] == 1_800
+        assert running.counts().counters[Counter.REPLAYED] == 1_200
 
 
 async def test_a_conflict_is_tried_again_at_once() -> None:
