@@ -54,7 +54,8 @@ def main(name: str | None, as_json: bool, ratios: bool, dsn: str | None) -> None
     names = list(CLAIMS) if name == "all" else [name]
     options = {"dsn": dsn} if dsn else {}
     reports = [
-        _run(each, as_json=as_json, **(options if each in {"copy", "start", "tenants"} else {})) for each in names
+        _run(each, as_json=as_json, **(options if each in {"copy", "start", "tenants"} else {}))
+        for each in names
     ]
     held = [report.holds_on_any_machine if ratios else report.holds for report in reports]
     sys.exit(0 if all(held) else 1)

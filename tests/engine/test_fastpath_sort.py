@@ -132,7 +132,9 @@ def test_rows_in_any_disorder_are_sorted_and_equal_ones_keep_their_order(
 def numbers(ts_us: NDArray[np.int64], tag_id: NDArray[np.int32]) -> Batch:
     """Return readings whose value is their place."""
     rows = len(ts_us)
-    return Batch(ts_us, tag_id, np.zeros(rows, np.uint32), np.arange(rows) * 1.0, np.ones(rows, np.uint8))
+    return Batch(
+        ts_us, tag_id, np.zeros(rows, np.uint32), np.arange(rows, dtype=np.float64), np.ones(rows, np.uint8)
+    )
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 15, 16, 17, 100, 30_000])
@@ -206,6 +208,12 @@ def test_each_batch_has_limits_of_its_own() -> None:
 GOOD = batch_of([(LEAST_US, 1, 0, 1.0, None)] * 2)
 
 
+def with_column(name: str, column: NDArray[Any]) -> Batch:
+    """Return GOOD with another column in the place of one."""
+    columns: dict[str, Any] = {name: column}
+    return replace(GOOD, **columns)
+
+
 @pytest.mark.parametrize("name", ["ts_us", "tag_id", "status", "value", "kind"])
 def test_a_column_that_is_not_as_it_should_be_is_named(name: str) -> None:
     column = getattr(GOOD, name)
@@ -216,14 +224,14 @@ def test_a_column_that_is_not_as_it_should_be_is_named(name: str) -> None:
         np.repeat(column, 2)[::2],
     ):
         with pytest.raises(ValueError, match=f"^{name}: "):
-            sort(replace(GOOD, **{name: wrong}))
+            sort(with_column(name, wrong))
 
 
 @pytest.mark.parametrize("name", ["tag_id", "status", "value", "kind"])
 def test_a_column_of_another_length_is_named(name: str) -> None:
     for wrong in (getattr(GOOD, name)[:1], np.repeat(getattr(GOOD, name), 2)):
         with pytest.raises(ValueError, match=f"^{name}: {len(wrong)} rows where ts_us has 2"):
-            sort(GOOD, replace(GOOD, **{name: wrong}))
+            sort(GOOD, with_column(name, wrong))
 
 
 @pytest.mark.parametrize(
