@@ -7,9 +7,10 @@ port) and a connection is lent for one batch or one look into the catalog:
                              connection to another database that lay idle longest, else wait
                           -> given back idle, or closed after any failure
 
-Owns how many there are, who is next (writes before reads, then who came first), how long an idle one is kept, and that
-a server which has none left is asked for fewer. engine.database opens them, engine.breaker says whether to ask at all,
-and callers keep their own timeouts, which start when they have a connection: waiting for one has none.
+Owns how many there are, who is next (writes before reads, unless those wait long; then who came first), how long an
+idle one is kept, and that a server which has none left is asked for fewer. engine.database opens them, engine.breaker
+says whether to ask at all, and callers keep their own timeouts, which start when they have a connection: waiting for
+one has none. Who has time waits for a connection that somebody else gives back, and none is opened for it.
 
 Invariants:
 - A server never sees more than `most` connections of this process. The place of a closed one is free only when the
@@ -60,11 +61,16 @@ _LAST_GOODBYE_S = 0.2
 
 
 class Priority(IntEnum):
-    """Who goes first where connections are short."""
+    """Who goes first where connections are short; see _HANDICAP_S."""
 
     WRITE = 0  # readings
     READ = 1  # the catalog, and how connections are doing
     SPARE = 2  # a second one for who has one: at once or soon, and only if enough are left for others
+
+
+# Whoever has waited so much longer than a write goes before it: where there are not enough connections for all
+# writes, the catalogs of tenants that have not begun are read all the same.
+_HANDICAP_S = {Priority.WRITE: 0.0, Priority.READ: 1.0, Priority.SPARE: 10.0}
 
 
 class NoSpareConnection(DatabaseUnavailable):
@@ -125,6 +131,11 @@ class Database:
     def dsn(self) -> str:
         """Where the database is, with the password."""
         return self._dsn
+
+    @property
+    def is_short(self) -> bool:
+        """Whether a connection for us would take another database's place: then it is worth to wait for one of ours."""
+        return self._server is not None and self._server.is_full
 
     def renew(self, dsn: str) -> None:
         """Use another DSN of the same database from now on, such as one with a new password, and try it at once."""
@@ -213,7 +224,7 @@ class Database:
 
 @dataclass(slots=True, order=True)
 class _Waiting:
-    priority: int
+    since_s: float  # with the handicap of its priority
     number: int
     database: Database = field(compare=False)
     # A kept connection, or None: a place to open one in.
@@ -247,10 +258,16 @@ class _Server:
         lent = self._open - len(self._idle) - len(self._closing)
         return not self._waiting and lent < self.limit - self.limit // 4
 
+    @property
+    def is_full(self) -> bool:
+        """Whether every place is taken."""
+        return self._open >= self.limit
+
     async def take(self, database: Database, priority: Priority) -> Connection | None:
         """Wait for our turn; return a connection to this database, or None for a place to open one in."""
         given: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
-        heappush(self._waiting, _Waiting(priority, next(self._numbers), database, given))
+        since_s = self._now_s() + _HANDICAP_S[priority]
+        heappush(self._waiting, _Waiting(since_s, next(self._numbers), database, given))
         self._serve()
         try:
             return await given

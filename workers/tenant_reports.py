@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,7 @@ from engine.metrics import Gauge, MissingReason
 from workers.opcua.monitoring.outcome import NOT_MISSING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
     from uuid import UUID
 
     from numpy.typing import NDArray
@@ -29,6 +30,8 @@ log = structlog.get_logger(__name__)
 
 # So many tags' states a statement, that the event loop turns in between.
 _TAG_STATES = 5_000
+# Once a connection stands, a commit follows soon: its connection will do.
+_PATIENCE_S = 5.0
 
 
 class Reports:
@@ -75,7 +78,7 @@ class Reports:
             self._reported.clear()
             taken, self._unrecorded = self._unrecorded, {}
             try:
-                async with self._database.connection() as connection:
+                async with self._connection() as connection:
                     for report in taken.values():
                         await self._record(connection, report)
             except ScadaError as exc:
@@ -83,6 +86,17 @@ class Reports:
                 self._unrecorded = taken | self._unrecorded
                 self._reported.set()
                 await self._until_retry()
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[AsyncConnection]:
+        """Lend a connection: one that is there, where they are short also one that comes back soon, else our own."""
+        for patience_s in (0.0, _PATIENCE_S) if self._database.is_short else ():
+            async with self._database.returned_connection(patience_s) as returned:
+                if returned is not None:
+                    yield returned
+                    return
+        async with self._database.connection() as own:
+            yield own
 
     async def _until_retry(self) -> None:
         """Return when the database is worth a try: when it may be back, or a while after it refused what it got."""

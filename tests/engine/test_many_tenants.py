@@ -9,7 +9,7 @@ import psycopg
 
 from engine.cancelling import cancel_all
 from engine.database import connect, with_database
-from engine.database_pool import DatabasePool, Priority
+from engine.database_pool import Database, DatabasePool, Priority
 from engine.migrations import Progress, Target, Which, migrate_all
 from engine.store import Store
 from tests.engine.commits import Stream, batch_of
@@ -156,3 +156,28 @@ async def test_a_tenant_that_cannot_be_migrated_is_told_and_all_others_are_done(
             connection.execute("drop table wells")
         again = await migrate_all(many.master_dsn, tenants)
         assert [outcome.label for outcome in again if outcome.applied] == ["tenant-3"]
+
+
+async def test_a_read_that_waits_long_goes_before_writes_that_come_later(
+    embedded_dsn: str, new_database: Callable[[str], str]
+) -> None:
+    now_s = 0.0
+    pool = DatabasePool(1, retry_most_s=0.0, now_s=lambda: now_s)
+    databases = [pool.database(new_database(embedded_dsn), APPLICATION) for _ in range(4)]
+    order: list[str] = []
+
+    async def use(database: Database, priority: Priority, name: str) -> None:
+        async with database.connection(priority):
+            order.append(name)
+
+    async with asyncio.TaskGroup() as tasks, databases[0].connection():
+        tasks.create_task(use(databases[1], Priority.READ, "read"))
+        await asyncio.sleep(0)
+        tasks.create_task(use(databases[2], Priority.WRITE, "write soon after"))
+        await asyncio.sleep(0)
+        now_s = 30.0
+        tasks.create_task(use(databases[3], Priority.WRITE, "write much later"))
+        await asyncio.sleep(0)
+        assert databases[0].is_short
+    assert order == ["write soon after", "read", "write much later"]
+    await pool.close()
