@@ -40,10 +40,8 @@ def test_without_a_name_the_claims_are_listed() -> None:
 def test_an_unknown_claim_is_an_error_that_names_those_there_are() -> None:
     done = bench("decoding")
     assert done.returncode == 2
-    assert (
-        "there is no claim 'decoding'; there are: decode, copy, subscribe, receive, journal, metrics, start, all"
-        in done.stderr
-    )
+    assert "there is no claim 'decoding'; there are: decode, copy, " in done.stderr
+    assert ", tenants, all" in done.stderr
 
 
 def test_decode_prints_one_json_object_as_its_last_line_and_its_status_says_what_held() -> None:

@@ -52,11 +52,11 @@ async def test_a_deadlock_is_a_conflict(
 ) -> None:
     commit = stream.commit_of([stream.frame(batch_of(3))])
     await database.execute("set deadlock_timeout = '10min'")  # so that the other side is the one to find it
-    await database.execute("lock table readings in access exclusive mode")
+    await database.execute("select from ingest_marks for update")
     storing = asyncio.create_task(stream.commit(commit))
     async with await connect(databases.server.dsn, application="test", autocommit=True) as server:
         await until_waiting(server)
-    locking = asyncio.create_task(database.execute("select from ingest_marks for update"))
+    locking = asyncio.create_task(database.execute("lock table readings in access exclusive mode"))
     with pytest.raises(DatabaseUnavailable) as raised:
         await storing
     assert (raised.value.sqlstate, raised.value.is_conflict) == ("40P01", True)
