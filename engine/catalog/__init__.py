@@ -8,7 +8,8 @@
     loading     what a worker reads: connections with their secrets and tags
     states      what the engine itself writes: how connections and tags are doing
     tenants     add, change and disable tenants (master database)
-    commands    add and delete wells, connections and tags (a tenant's database)
+    commands    add wells and connections, delete connections and tags (a tenant's database)
+    new_tags    add tags: those of a call, or a whole plant's
     changes     change a connection
     seed        two wells to begin with
 
@@ -20,13 +21,13 @@ from engine.catalog.changes import CHANGEABLE, change_connection
 from engine.catalog.commands import (
     ENGINE_ACTOR,
     add_connection,
-    add_tags,
     add_well,
     delete_connection,
     delete_tag,
 )
 from engine.catalog.connection import Connection
 from engine.catalog.loading import KnownConnections, load_connection, load_connections
+from engine.catalog.new_tags import add_tags, import_tags
 from engine.catalog.queries import (
     get_connection,
     list_connections,
@@ -36,6 +37,7 @@ from engine.catalog.queries import (
 )
 from engine.catalog.records import (
     ITEM_COLUMNS,
+    NO_SETTINGS,
     ActiveConnection,
     ConnectionSummary,
     Durability,
@@ -52,6 +54,7 @@ from engine.catalog.rules import (
     DATA_TYPES,
     DEADBAND_TYPES,
     DEPRECATED_POLICIES,
+    MOST_TAGS_PER_IMPORT,
     READ_MODES,
     SECURITY_MODES,
     SECURITY_POLICIES,
@@ -71,6 +74,8 @@ __all__ = [
     "DEPRECATED_POLICIES",
     "ENGINE_ACTOR",
     "ITEM_COLUMNS",
+    "MOST_TAGS_PER_IMPORT",
+    "NO_SETTINGS",
     "READ_MODES",
     "SECURITY_MODES",
     "SECURITY_POLICIES",
@@ -98,6 +103,7 @@ __all__ = [
     "delete_tag",
     "disable_tenant",
     "get_connection",
+    "import_tags",
     "list_connections",
     "list_tag_states",
     "list_tags",

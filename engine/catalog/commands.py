@@ -1,4 +1,5 @@
-"""Changes a tenant's catalog: wells, connections and tags. Tenants themselves are in engine.catalog.tenants.
+"""Changes a tenant's catalog: wells and connections, and deletes tags. Tenants are in tenants.py, new tags in
+new_tags.py.
 
 Every command checks all its fields first (see rules), and then does all of its work or none of it. Deleting marks
 rows only: history stays readable.
@@ -6,7 +7,7 @@ rows only: history stays readable.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -15,9 +16,9 @@ from psycopg.rows import class_row
 
 from engine import secrets
 from engine.catalog.plain_rules import check_text
-from engine.catalog.queries import TAG_COLUMNS, get_connection, tag_row
-from engine.catalog.records import ITEM_COLUMNS, ConnectionSummary, NewConnection, NewTag, Tag, Well
-from engine.catalog.rules import InvalidRows, check_connection, check_tags, decimal_of
+from engine.catalog.queries import get_connection
+from engine.catalog.records import ITEM_COLUMNS, ConnectionSummary, NewConnection, Well
+from engine.catalog.rules import check_connection
 from engine.database import translated
 from engine.errors import InvalidInput, NotFound
 
@@ -26,15 +27,6 @@ if TYPE_CHECKING:
 
 # created_by and updated_by of what no person asked for: the seed, and callers without an identity.
 ENGINE_ACTOR = UUID(int=0)
-
-
-_ITEM_TYPES = {
-    "publishing_interval_ms": "float8",
-    "sampling_interval_ms": "float8",
-    "queue_size": "int",
-    "discard_oldest": "bool",
-    "deadband_value": "float8",
-}
 
 
 async def add_well(
@@ -83,7 +75,7 @@ async def add_connection(
     columns = connection_columns(new, tenant_id, actor, secrets_key)
     with translated("cannot add the connection"):
         async with database.transaction():
-            await _check_wells(database, tenant_id, "well_id", [new.well_id])
+            await check_wells(database, tenant_id, "well_id", [new.well_id])
             cursor = await database.execute(
                 f"""
                 insert into scada_connections ({", ".join(columns)})
@@ -106,88 +98,6 @@ def connection_columns(new: NewConnection, tenant_id: UUID, actor: UUID, secrets
         if columns[name] is not None:
             columns[name] = secrets.seal(columns[name], key=secrets_key, tenant_id=tenant_id)
     return columns | {"tenant_id": tenant_id, "created_by": actor, "updated_by": actor}
-
-
-async def add_tags(
-    database: AsyncConnection[Any],
-    tenant_id: UUID,
-    connection_id: UUID,
-    tags: Sequence[NewTag],
-    *,
-    actor: UUID = ENGINE_ACTOR,
-) -> list[Tag]:
-    """Add tags to a connection, all of them or none; return them in the order of `tags`.
-
-    Raises InvalidRows, which names every tag that does not fit or whose node the connection already reads, and
-    NotFound for the connection or a well.
-    """
-    check_tags(tags)
-    with translated("cannot add the tags"):
-        async with database.transaction():
-            default_well_id = await _well_of(database, tenant_id, connection_id)
-            well_ids = [tag.well_id or default_well_id for tag in tags]
-            await _check_wells(database, tenant_id, "well_id", well_ids)
-            added = await _insert_tags(
-                database, tenant_id, connection_id, tags, well_ids=well_ids, actor=actor
-            )
-            taken = [
-                InvalidInput(
-                    f"tags[{place}].opc_node_id", f"{tag.opc_node_id!r} is already a tag of this connection"
-                )
-                for place, tag in enumerate(tags)
-                if tag.opc_node_id not in added
-            ]
-            if taken:
-                raise InvalidRows(taken)
-    return [added[tag.opc_node_id] for tag in tags]
-
-
-async def _insert_tags(
-    database: AsyncConnection[Any],
-    tenant_id: UUID,
-    connection_id: UUID,
-    tags: Sequence[NewTag],
-    *,
-    well_ids: Sequence[UUID],
-    actor: UUID,
-) -> dict[str, Tag]:
-    """Insert those whose node is free, in one statement, so that no other writer can come in between."""
-    own = ", ".join(ITEM_COLUMNS)
-    own_arrays = ", ".join(f"%({name})s::{_ITEM_TYPES.get(name, 'text')}[]" for name in ITEM_COLUMNS)
-    async with database.cursor(row_factory=tag_row) as cursor:
-        await cursor.execute(
-            f"""
-            insert into tag_mappings (
-                tenant_id, connection_id, well_id, tag_name, opc_node_id, data_type, unit, scaling_factor, "offset",
-                created_by, updated_by, {own}
-            )
-            select %(tenant_id)s, %(connection_id)s, n.well_id, n.tag_name, n.opc_node_id, n.data_type, n.unit,
-                n.scaling_factor, n.added, %(actor)s, %(actor)s, {own}
-            from unnest(
-                %(well_ids)s::uuid[], %(names)s::text[], %(nodes)s::text[], %(types)s::text[], %(units)s::text[],
-                %(factors)s::numeric[], %(offsets)s::numeric[], {own_arrays}
-            ) with ordinality as n(
-                well_id, tag_name, opc_node_id, data_type, unit, scaling_factor, added, {own}, place
-            )
-            order by n.place
-            on conflict (connection_id, opc_node_id) where deleted_at is null do nothing
-            returning {TAG_COLUMNS}
-            """,
-            {
-                "tenant_id": tenant_id,
-                "connection_id": connection_id,
-                "actor": actor,
-                "well_ids": list(well_ids),
-                "names": [tag.tag_name for tag in tags],
-                "nodes": [tag.opc_node_id for tag in tags],
-                "types": [tag.data_type for tag in tags],
-                "units": [tag.unit for tag in tags],
-                "factors": [decimal_of("scaling_factor", tag.scaling_factor) for tag in tags],
-                "offsets": [decimal_of("offset", tag.offset) for tag in tags],
-                **{name: [getattr(tag.settings, name) for tag in tags] for name in ITEM_COLUMNS},
-            },
-        )
-        return {tag.opc_node_id: tag async for tag in cursor}
 
 
 async def delete_connection(
@@ -220,24 +130,10 @@ async def delete_tag(database: AsyncConnection[Any], tag_id: int, *, actor: UUID
                 raise NotFound("tag_id", f"there is no tag {tag_id}")
 
 
-async def _well_of(database: AsyncConnection[Any], tenant_id: UUID, connection_id: UUID) -> UUID:
-    """Return the connection's well, and keep the connection from being deleted in this transaction."""
-    cursor = await database.execute(
-        """
-        select well_id from scada_connections where id = %s and tenant_id = %s and deleted_at is null for share
-        """,
-        [connection_id, tenant_id],
-    )
-    found = await cursor.fetchone()
-    if found is None:
-        raise NotFound("connection_id", f"there is no connection {connection_id}")
-    well_id: UUID = found[0]
-    return well_id
-
-
-async def _check_wells(
-    database: AsyncConnection[Any], tenant_id: UUID, field: str, well_ids: Sequence[UUID]
+async def check_wells(
+    database: AsyncConnection[Any], tenant_id: UUID, field: str, well_ids: Iterable[UUID]
 ) -> None:
+    """Refuse wells that are not there; raises NotFound with the field's name."""
     wanted = set(well_ids)
     cursor = await database.execute(
         "select id from wells where id = any(%s) and tenant_id = %s and deleted_at is null",

@@ -16,6 +16,7 @@ from psycopg.rows import class_row, dict_row
 from engine import secrets
 from engine.catalog.records import (
     ITEM_COLUMNS,
+    NO_SETTINGS,
     ActiveConnection,
     ConnectionSummary,
     Durability,
@@ -53,7 +54,6 @@ _SUMMARY = f"""
         c.revised_publishing_interval_ms, c.revised_lifetime_ms, {", ".join(f"c.{name}" for name in ITEM_COLUMNS)}
     from scada_connections c
 """
-_NO_SETTINGS = ItemSettings()
 
 
 def tag_row(_: AsyncCursor[Any]) -> Callable[[Sequence[Any]], Tag]:
@@ -63,7 +63,7 @@ def tag_row(_: AsyncCursor[Any]) -> Callable[[Sequence[Any]], Tag]:
     def made(values: Sequence[Any]) -> Tag:
         settings = dict(zip(ITEM_COLUMNS, values[-own:], strict=True))
         any_set = any(value is not None for value in settings.values())
-        return Tag(*(*values[:-own], ItemSettings(**settings) if any_set else _NO_SETTINGS))
+        return Tag(*(*values[:-own], ItemSettings(**settings) if any_set else NO_SETTINGS))
 
     return made
 

@@ -78,6 +78,8 @@ class ItemSettings:
         )
 
 
+NO_SETTINGS = ItemSettings()
+"""Of what has no settings of its own: one object for all of them."""
 ITEM_COLUMNS = tuple(column.name for column in fields(ItemSettings))
 """The columns that scada_connections and tag_mappings have for ItemSettings."""
 
@@ -96,7 +98,7 @@ class Tag:
     unit: str | None
     scaling_factor: float
     offset: float
-    settings: ItemSettings = ItemSettings()
+    settings: ItemSettings = NO_SETTINGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +167,7 @@ class NewConnection:
     poll_interval_seconds: int = 60
     is_enabled: bool = True
     failover_urls: tuple[str, ...] = ()
-    settings: ItemSettings = ItemSettings()
+    settings: ItemSettings = NO_SETTINGS
     user_certificate: str | None = None
     user_private_key: str | None = field(default=None, repr=False)
     allow_deprecated_policies: bool = False
@@ -183,4 +185,4 @@ class NewTag:
     scaling_factor: float | Decimal = 1.0
     offset: float | Decimal = 0.0
     well_id: UUID | None = None
-    settings: ItemSettings = ItemSettings()
+    settings: ItemSettings = NO_SETTINGS

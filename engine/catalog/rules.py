@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from engine.catalog.node_ids import parse_node_id
 from engine.catalog.plain_rules import check_between, check_choice, check_pem, check_text, shown
-from engine.catalog.records import ItemSettings, NewConnection, NewTag
+from engine.catalog.records import NO_SETTINGS, ItemSettings, NewConnection, NewTag
 from engine.errors import InvalidInput
 
 # Auto: the strongest that both sides allow.
@@ -50,6 +50,10 @@ MOST_FAILOVER_URLS = 8
 
 # Bounds what one call may hold in memory; a plant has some thousand tags.
 MOST_TAGS_PER_CALL = 100_000
+# The same for an import, which takes a minute a million; each tag is some 500 bytes of the command's memory.
+MOST_TAGS_PER_IMPORT = 2_000_000
+# Between two of these a caller learns how far it is.
+_TAGS_PER_STEP = 10_000
 _MOST_PROBLEMS_TOLD = 20
 
 _SLUG = re.compile(r"[a-z][a-z0-9_-]{0,62}")
@@ -193,16 +197,21 @@ def _check_deadband(prefix: str, settings: ItemSettings) -> None:
         check_between(field, value, 0, 100 if kind == "Percent" else 1e300)
 
 
-def check_tags(tags: Sequence[NewTag]) -> None:
-    """Refuse a list of tags when any of them does not fit, naming every one that does not: `tags[3].opc_node_id`."""
+def check_tags(
+    tags: Sequence[NewTag], *, most: int = MOST_TAGS_PER_CALL, progress: Callable[[int], None] | None = None
+) -> None:
+    """Refuse a list of tags when any of them does not fit, naming every one that does not: `tags[3].opc_node_id`.
+
+    `progress` is called now and then with the number of tags that were checked.
+    """
     if not tags:
         raise InvalidInput("tags", "there are none")
-    if len(tags) > MOST_TAGS_PER_CALL:
-        raise InvalidInput("tags", f"there are {len(tags)}; at most {MOST_TAGS_PER_CALL} fit in one call")
+    if len(tags) > most:
+        raise InvalidInput("tags", f"there are {len(tags)}; at most {most} fit in one call")
     problems: list[InvalidInput] = []
     first_place: dict[str, int] = {}
     for place, tag in enumerate(tags):
-        problems += _problems(f"tags[{place}].", tag)
+        problems += _problems(place, tag)
         earlier = first_place.setdefault(tag.opc_node_id, place)
         if earlier != place:
             problems.append(
@@ -210,34 +219,43 @@ def check_tags(tags: Sequence[NewTag]) -> None:
                     f"tags[{place}].opc_node_id", f"{shown(tag.opc_node_id)} is already tags[{earlier}]"
                 )
             )
+        if progress is not None and place % _TAGS_PER_STEP == 0:
+            progress(place)
     if problems:
         raise InvalidRows(problems)
 
 
-def _problems(prefix: str, tag: NewTag) -> Iterator[InvalidInput]:
-    for rule in _tag_rules(prefix, tag):
+def _problems(place: int, tag: NewTag) -> list[InvalidInput]:
+    problems = []
+    for name, rule in _TAG_RULES:
         try:
-            rule()
+            rule(name, tag)
         except InvalidInput as exc:
-            yield exc
+            # Put together only here: of a million tags nearly all fit.
+            problems.append(_of_tag(place, exc))
+    if tag.settings is not NO_SETTINGS:
+        for settings_rule in _settings_rules("", tag.settings):
+            try:
+                settings_rule()
+            except InvalidInput as exc:
+                problems.append(_of_tag(place, exc))
+    return problems
 
 
-def _tag_rules(prefix: str, tag: NewTag) -> Iterator[Callable[[], object]]:
-    yield partial(check_text, f"{prefix}tag_name", tag.tag_name, most=255)
-    yield partial(check_node_id, f"{prefix}opc_node_id", tag.opc_node_id)
-    yield partial(check_choice, f"{prefix}data_type", tag.data_type, DATA_TYPES)
-    yield partial(decimal_of, f"{prefix}scaling_factor", tag.scaling_factor, may_be_zero=False)
-    yield partial(decimal_of, f"{prefix}offset", tag.offset)
-    if tag.unit is not None:
-        yield partial(check_text, f"{prefix}unit", tag.unit, most=50)
-    if tag.settings != ItemSettings():
-        yield from _settings_rules(prefix, tag.settings)
+def _of_tag(place: int, problem: InvalidInput) -> InvalidInput:
+    """Return the problem of a tag's field as one of a field of the list."""
+    return InvalidInput(f"tags[{place}].{problem.field}", str(problem).removeprefix(f"{problem.field}: "))
 
 
 def check_node_id(field: str, node_id: str) -> None:
     """Refuse a text that names no node; the notation is engine.catalog.node_ids'."""
     check_text(field, node_id, most=500)
     parse_node_id(node_id, field=field)
+
+
+def _check_unit(field: str, tag: NewTag) -> None:
+    if tag.unit is not None:
+        check_text(field, tag.unit, most=50)
 
 
 def decimal_of(field: str, number: float | Decimal, *, may_be_zero: bool = True) -> Decimal:
@@ -251,3 +269,14 @@ def decimal_of(field: str, number: float | Decimal, *, may_be_zero: bool = True)
     if exact == 0 and not may_be_zero:
         raise InvalidInput(field, "0 would make every value the same")
     return exact
+
+
+# A tag's fields but its settings, and what each must look like.
+_TAG_RULES: tuple[tuple[str, Callable[[str, NewTag], object]], ...] = (
+    ("tag_name", lambda field, tag: check_text(field, tag.tag_name, most=255)),
+    ("opc_node_id", lambda field, tag: check_node_id(field, tag.opc_node_id)),
+    ("data_type", lambda field, tag: check_choice(field, tag.data_type, DATA_TYPES)),
+    ("scaling_factor", lambda field, tag: decimal_of(field, tag.scaling_factor, may_be_zero=False)),
+    ("offset", lambda field, tag: decimal_of(field, tag.offset)),
+    ("unit", _check_unit),
+)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from engine.catalog.commands import add_connection, add_tags, add_well
+from engine.catalog.commands import add_connection, add_well
+from engine.catalog.new_tags import add_tags
 from engine.catalog.records import NewConnection, NewTag
 from engine.catalog.rules import check_endpoint_url
 from engine.database import translated

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 APPLICATION = "scada-engine command line"
 _PAGE_ROWS = 1_000
-_STATES_PER_QUERY = 10_000
+_TAGS_PER_PAGE = 10_000
 
 Entry = TypeVar("Entry", catalog.Well, catalog.ConnectionSummary)
 
@@ -106,18 +106,19 @@ async def _all(page: Callable[..., Awaitable[list[Entry]]]) -> list[Entry]:
 
 async def all_tags(database: AsyncConnection, *, connection_id: UUID | None = None) -> list[catalog.Tag]:
     """Return every tag of the tenant or of one connection, in the order of their tag ids."""
-    tags: list[catalog.Tag] = []
+    return [tag async for page in tag_pages(database, connection_id=connection_id) for tag in page]
+
+
+async def tag_pages(
+    database: AsyncConnection, *, connection_id: UUID | None = None, after: int | None = None
+) -> AsyncIterator[list[catalog.Tag]]:
+    """Yield the tags of the tenant or of one connection behind `after`, page by page, in the order of their tag ids."""
     while True:
-        after = tags[-1].tag_id if tags else None
-        more = await catalog.list_tags(database, connection_id=connection_id, limit=_PAGE_ROWS, after=after)
-        tags += more
-        if len(more) < _PAGE_ROWS:
-            return tags
-
-
-async def tag_states(database: AsyncConnection, tag_ids: Sequence[int]) -> dict[int, catalog.TagState]:
-    """Return how each of these tags is read now, by tag_id."""
-    states: dict[int, catalog.TagState] = {}
-    for start in range(0, len(tag_ids), _STATES_PER_QUERY):
-        states |= await catalog.list_tag_states(database, tag_ids[start : start + _STATES_PER_QUERY])
-    return states
+        page = await catalog.list_tags(
+            database, connection_id=connection_id, limit=_TAGS_PER_PAGE, after=after
+        )
+        if page:
+            yield page
+            after = page[-1].tag_id
+        if len(page) < _TAGS_PER_PAGE:
+            return

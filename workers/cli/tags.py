@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import asdict
-from typing import Any, BinaryIO
+from functools import partial
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -14,17 +17,21 @@ from engine.errors import InvalidInput
 from engine.settings import Settings
 from workers.cli.databases import (
     all_connections,
-    all_tags,
     all_wells,
     find_connection,
-    tag_states,
+    tag_pages,
     tenant_database,
 )
 from workers.cli.options import json_option, tenant_option, with_settings
-from workers.cli.output import note, print_json, print_table, printable
+from workers.cli.output import console, note, print_json, print_table, printable
 from workers.cli.tags_csv import Problem, TagFile, read_tags
 
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
 _MOST_PROBLEMS_SHOWN = 100
+# A table is held in memory to find how wide its columns are.
+_MOST_TAGS_IN_TABLE = 10_000
 
 
 @click.group(short_help="Import and list tags.")
@@ -83,43 +90,128 @@ async def _import(
     async with tenant_database(settings, slug) as (tenant, database):
         target = find_connection(await all_connections(database), connection)
         wells = await all_wells(database)
-        found = read_tags(file, wells={key: well.id for well in wells for key in (well.name, str(well.id))})
-        try:
-            if found.tags and (found.problems or dry_run):
-                # The rows that could be read may have problems of their own: all are told at once.
-                check_tags(found.tags)
-            elif found.tags:
-                await catalog.add_tags(database, tenant.id, target.id, found.tags)
-        except catalog.InvalidRows as exc:
-            found.add_problems(exc.problems)
+        ids = {key: well.id for well in wells for key in (well.name, str(well.id))}
+        with _bar() as show:
+            found = read_tags(file, wells=ids, progress=partial(show, "reading"))
+            count = len(found.tags)
+
+            def checked(tags: int) -> None:
+                show("checking", tags, count)
+
+            try:
+                if found.tags and (found.problems or dry_run):
+                    # The rows that could be read may have problems of their own: all are told at once.
+                    check_tags(found.tags, most=catalog.MOST_TAGS_PER_IMPORT, progress=checked)
+                elif found.tags:
+                    await catalog.import_tags(
+                        database,
+                        tenant.id,
+                        target.id,
+                        found.tags,
+                        checked=checked,
+                        written=lambda tags: show("importing", tags, count),
+                    )
+            except catalog.InvalidRows as exc:
+                found.add_problems(exc.problems)
     return found
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Show what is being done and how far it is, on a terminal."""
+    bar_console = console(stderr=True)
+    if not bar_console.is_terminal:
+        yield lambda *_: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=bar_console, transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(doing: str, done: int, total: int) -> None:
+            if doing not in tasks:
+                tasks[doing] = bars.add_task(f"{doing:<9}")
+            bars.update(tasks[doing], completed=done, total=total)
+
+        yield show
 
 
 @tags.command("list")
 @click.option("--connection", metavar="NAME|ID", help="Only the tags of this connection.")
 @click.option("--missing", is_flag=True, help="Only those that are not read now, with the reason.")
+@click.option("--after", type=click.IntRange(0), metavar="TAG_ID", help="Go on behind this tag.")
+@click.option(
+    "--limit", type=click.IntRange(1), metavar="N", help="At most so many; --after goes on behind them."
+)
 @tenant_option
 @json_option
 @with_settings()
 def list_all(
-    *, settings: Settings, connection: str | None, missing: bool, tenant: str | None, as_json: bool
+    *,
+    settings: Settings,
+    connection: str | None,
+    missing: bool,
+    after: int | None,
+    limit: int | None,
+    tenant: str | None,
+    as_json: bool,
 ) -> None:
-    """List a tenant's tags, and how the engine reads each: the server's sampling interval and queue.
+    """List a tenant's tags in the order of their tag ids, and how the engine reads each.
 
-    state: read, or the reason why not; empty while the engine has not come to it.
+    state: read, or the reason why not; empty while the engine has not come to it. Then the server's sampling interval
+    and queue. A table shows 10000 tags at most and says how to see those behind them; --json has no such limit.
     """
-    rows = asyncio.run(_list(settings, tenant, connection))
-    if missing:
-        rows = [row for row in rows if not row["monitored"]]
     if as_json:
-        for row in rows:
+        asyncio.run(_print_lines(settings, tenant, connection, missing=missing, after=after, limit=limit))
+    else:
+        asyncio.run(_print_tags(settings, tenant, connection, missing=missing, after=after, limit=limit))
+
+
+async def _print_lines(
+    settings: Settings,
+    slug: str | None,
+    connection: str | None,
+    *,
+    missing: bool,
+    after: int | None,
+    limit: int | None,
+) -> None:
+    """Print each tag as it comes: there may be a million."""
+    rows = _rows(settings, slug, connection, missing=missing, after=after)
+    left = limit
+    async with aclosing(rows):
+        async for row in rows:
             print_json(row)
-        return
+            if left is not None and (left := left - 1) == 0:
+                return
+
+
+async def _print_tags(
+    settings: Settings,
+    slug: str | None,
+    connection: str | None,
+    *,
+    missing: bool,
+    after: int | None,
+    limit: int | None,
+) -> None:
+    rows = _rows(settings, slug, connection, missing=missing, after=after)
+    most = _MOST_TAGS_IN_TABLE if limit is None else limit
+    shown: list[dict[str, Any]] = []
+    more = False
+    async with aclosing(rows):
+        async for row in rows:
+            if more := len(shown) == most:
+                break
+            shown.append(row)
     columns = ("tag_id", "well", "tag_name", "opc_node_id", "data_type", "unit", "scaling_factor", "offset")
     states = ("state", "sampling_ms", "queue")
     print_table(
-        columns + states, [[*(row[column] for column in columns), *_state_cells(row)] for row in rows]
+        columns + states, [[*(row[column] for column in columns), *_state_cells(row)] for row in shown]
     )
+    if more:
+        note(f"these are the first {most}; --after {shown[-1]['tag_id']} shows those behind them")
 
 
 def _state_cells(row: dict[str, Any]) -> tuple[object, ...]:
@@ -127,21 +219,27 @@ def _state_cells(row: dict[str, Any]) -> tuple[object, ...]:
     return state, row["revised_sampling_interval_ms"], row["revised_queue_size"]
 
 
-async def _list(settings: Settings, slug: str | None, connection: str | None) -> list[dict[str, Any]]:
+async def _rows(
+    settings: Settings, slug: str | None, connection: str | None, *, missing: bool, after: int | None
+) -> AsyncGenerator[dict[str, Any]]:
+    """Yield what is shown of each tag, page by page."""
     async with tenant_database(settings, slug) as (_, database):
         connections = await all_connections(database)
         chosen = None if connection is None else find_connection(connections, connection).id
         wells = {well.id: well.name for well in await all_wells(database)}
         names = {entry.id: entry.name for entry in connections}
-        tags = await all_tags(database, connection_id=chosen)
-        states = await tag_states(database, [tag.tag_id for tag in tags])
-        return [
-            asdict(tag)
-            | {"settings": tag.settings.chosen()}
-            | {"well": wells.get(tag.well_id), "connection": names.get(tag.connection_id)}
-            | _state(states.get(tag.tag_id))
-            for tag in tags
-        ]
+        async for page in tag_pages(database, connection_id=chosen, after=after):
+            states = await catalog.list_tag_states(database, [tag.tag_id for tag in page])
+            for tag in page:
+                state = states.get(tag.tag_id)
+                if missing and state is not None and state.monitored:
+                    continue
+                yield (
+                    asdict(tag)
+                    | {"settings": tag.settings.chosen()}
+                    | {"well": wells.get(tag.well_id), "connection": names.get(tag.connection_id)}
+                    | _state(state)
+                )
 
 
 def _state(state: catalog.TagState | None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
@@ -20,6 +21,7 @@ from engine.catalog import (
     DATA_CHANGE_TRIGGERS,
     DEADBAND_TYPES,
     ITEM_COLUMNS,
+    NO_SETTINGS,
     READ_MODES,
     TIMESTAMPS_TO_RETURN,
     ItemSettings,
@@ -30,8 +32,11 @@ from engine.errors import InvalidInput
 REQUIRED = ("tag_name", "opc_node_id")
 OPTIONAL = ("data_type", "unit", "scaling_factor", "offset", "well", *ITEM_COLUMNS)
 COLUMNS = REQUIRED + OPTIONAL
-# What is kept in memory of a file from outside: 100000 tags of some 100 bytes are 10 MB.
-MOST_BYTES = 64 * 1024 * 1024
+# What is kept in memory of a file from outside: two million tags of some 100 bytes are 200 MB.
+MOST_BYTES = 256 * 1024 * 1024
+# Between two of these whoever waits learns how far it is.
+_LINES_PER_STEP = 10_000
+_ONE, _ZERO = Decimal(1), Decimal(0)
 _YES_OR_NO = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _ROW_FIELD = re.compile(r"tags\[(\d+)\]\.(\w+)")
 
@@ -93,33 +98,41 @@ class TagFile:
         self.problems.sort(key=lambda problem: problem.line)
 
 
-def read_tags(stream: BinaryIO, *, wells: Mapping[str, UUID]) -> TagFile:
-    """Read a whole file; `wells` maps names and ids of wells to ids. Problems are collected, not raised."""
+def read_tags(
+    stream: BinaryIO, *, wells: Mapping[str, UUID], progress: Callable[[int, int], None] | None = None
+) -> TagFile:
+    """Read a whole file; `wells` maps names and ids of wells to ids. Problems are collected, not raised.
+
+    `progress` is called now and then with the lines that are read, and with those that there are.
+    """
     data = stream.read(MOST_BYTES + 1)
     result = TagFile()
     if len(data) > MOST_BYTES:
         result.problems.append(Problem(1, "", f"the file is larger than {MOST_BYTES >> 20} MiB"))
         return result
     try:
-        text = data.decode("utf-8-sig")
+        data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         line = data.count(b"\n", 0, exc.start) + 1
         result.problems.append(Problem(line, "", f"the byte 0x{data[exc.start]:02x} is not UTF-8"))
         return result
-    rows = _rows(text, result)
+    rows = _rows(io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", newline=""), result)
     if not _check_header(heading := next(rows, (1, [])), result):
         return result
     columns = heading[1]
-    for line, cells in rows:
+    lines = data.count(b"\n")
+    for place, (line, cells) in enumerate(rows):
         _add_row(line, columns, cells, wells, result)
+        if progress is not None and place % _LINES_PER_STEP == 0:
+            progress(line, lines)
     if not result.tags and not result.problems:
         result.problems.append(Problem(heading[0], "", "there are no tags below the headings"))
     return result
 
 
-def _rows(text: str, result: TagFile) -> Iterator[tuple[int, list[str]]]:
+def _rows(text: io.TextIOBase, result: TagFile) -> Iterator[tuple[int, list[str]]]:
     """Yield each line that is not empty, with its number; a row in quotes counts from its first line."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(text, strict=True)
     line = 1
     while True:
         try:
@@ -178,11 +191,12 @@ def _add_row(
         NewTag(
             tag_name=row["tag_name"],
             opc_node_id=row["opc_node_id"],
-            data_type=row.get("data_type", "DOUBLE").upper(),
+            # One object for all that are the same, here and below: a file may have a million lines.
+            data_type=sys.intern(row.get("data_type", "DOUBLE").upper()),
             unit=row.get("unit"),
-            scaling_factor=values.pop("scaling_factor", Decimal(1)),
-            offset=values.pop("offset", Decimal(0)),
+            scaling_factor=values.pop("scaling_factor", _ONE),
+            offset=values.pop("offset", _ZERO),
             well_id=wells[row["well"]] if "well" in row else None,
-            settings=ItemSettings(**values),
+            settings=ItemSettings(**values) if values else NO_SETTINGS,
         )
     )
