@@ -20,7 +20,7 @@ import traceback
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from engine.errors import ConfigurationError, ScadaError
+from engine.errors import ConfigurationError, DatabaseTooNew, ScadaError
 from engine.metrics import MetricsPage, ProcessKind
 from workers import logs
 
@@ -106,5 +106,5 @@ def begin(kind: ProcessKind, index: int, *, settings: Settings, page_fd: int, pa
         status: int = import_module(_MAIN_OF[kind]).main(settings, page, index)
     except ScadaError as exc:
         print(f"scada-engine: {kind.value}: {exc}", file=sys.stderr)
-        return EXIT_CONFIGURATION if isinstance(exc, ConfigurationError) else EXIT_FAILED
+        return EXIT_CONFIGURATION if isinstance(exc, ConfigurationError | DatabaseTooNew) else EXIT_FAILED
     return status

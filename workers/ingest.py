@@ -18,7 +18,7 @@ import uvloop
 
 from engine.database_activity import DatabaseActivity
 from engine.database_pool import DatabasePool
-from engine.errors import ScadaError
+from engine.errors import DatabaseTooNew, ScadaError
 from engine.metrics import ProcessState
 from workers.child import EXIT_FAILED
 from workers.master_database import MasterDatabase
@@ -96,6 +96,8 @@ class Worker:
             try:
                 await self._apply_tenants()
             except ScadaError as exc:
+                if isinstance(exc, DatabaseTooNew) and self._becoming_ready is None:
+                    raise
                 if failures == 0:
                     log.warning("the master database cannot be read; running tenants go on", error=str(exc))
                 ceiling_s = min(self._settings.database_retry_most_s, _RETRY_FIRST_S * 2 ** min(failures, 16))

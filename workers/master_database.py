@@ -13,6 +13,8 @@ import structlog
 
 from engine import catalog
 from engine.errors import ConfigurationError, DatabaseError
+from engine.migrations import Which
+from engine.migrations_newer import refuse_newer
 from engine.settings import read_again
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ class MasterDatabase:
         self._databases = databases
         self._application = application
         self._database = databases.database(settings.database_url, application)
+        self._looked_at = False
         # What was said last of an address that does not work, so that it is not said at every refresh.
         self._said: str | None = None
 
@@ -40,11 +43,16 @@ class MasterDatabase:
         return self._database.breaker
 
     async def tenants(self) -> list[catalog.Tenant]:
-        """Return the active tenants; raises a DatabaseError, or ConfigurationError for a DSN that cannot be parsed."""
+        """Return the active tenants; raises a DatabaseError, or ConfigurationError for a DSN that cannot be parsed.
+
+        DatabaseTooNew comes where an address is used for the first time: one that is followed already is followed on.
+        """
         renewed = self._read_again()
         if renewed != self._settings and (tenants := await self._tried(renewed)) is not None:
             return tenants
-        return await _listed(self._database, self._settings)
+        tenants = await _listed(self._database, self._settings, first=not self._looked_at)
+        self._looked_at = True
+        return tenants
 
     async def close(self) -> None:
         """Close the connection."""
@@ -61,13 +69,14 @@ class MasterDatabase:
         """Take another address if it works; None if it does not."""
         database = self._databases.database(renewed.database_url, self._application)
         try:
-            tenants = await _listed(database, renewed)
+            tenants = await _listed(database, renewed, first=True)
         except (ConfigurationError, DatabaseError) as exc:
             self._say("the new address of the master database does not work; the one before is kept", exc)
             await database.close()
             return None
         await self._database.close()
         self._database, self._settings, self._said = database, renewed, None
+        self._looked_at = True
         log.info("the master database has a new address, from its file")
         return tenants
 
@@ -77,6 +86,8 @@ class MasterDatabase:
             log.warning(event, error=str(error), will_retry=True)
 
 
-async def _listed(database: Database, settings: Settings) -> list[catalog.Tenant]:
+async def _listed(database: Database, settings: Settings, *, first: bool) -> list[catalog.Tenant]:
     async with database.connection() as master:
+        if first:
+            await refuse_newer(master, Which.MASTER)
         return await catalog.list_tenants(master, settings)

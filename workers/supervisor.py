@@ -10,8 +10,8 @@ sigtimedwait(2), so that no handler runs in the middle of anything.
     again       fast stop: everything is killed now
     CHLD        a child died: start it again, after a back-off that doubles while it keeps dying
 
-A child that leaves with EXIT_CONFIGURATION before everything was ready once stops the whole engine: a taken port or a
-wrong setting does not get better by trying.
+A child that leaves with EXIT_CONFIGURATION before everything was ready once stops the whole engine: a taken port, a
+wrong setting or a master database of a newer engine does not get better by trying.
 """
 
 from __future__ import annotations

@@ -162,6 +162,7 @@ class TenantRunner:
         """Take over the stream and run until `stop`, or until the journal fails."""
         self._stream = await StreamOpener(
             self.tenant,
+            database=self._database,
             store=self._store,
             counters=self._counters,
             settings=self._settings,

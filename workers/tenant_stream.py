@@ -6,7 +6,7 @@ its worker go on.
     open the journal            locked by another process, or its disk fails: tried again after a back-off
                                 a newer engine wrote it: held, a person has to look
     claim, begin, account       the database is away: tried again; the journal stays open meanwhile
-                                the journal was written for another database: held
+                                a newer engine has migrated it, or the journal was written for another one: held
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from engine.errors import DatabaseError, DatabaseNotMigrated, JournalError, Scad
 from engine.journal.journal import Journal
 from engine.journal.memory import MemoryJournal
 from engine.metrics import Gauge
+from engine.migrations import Which
+from engine.migrations_newer import refuse_newer
 from engine.pipeline import TenantPipeline
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     from engine import catalog
+    from engine.database_pool import Database
     from engine.metrics import TenantSlots
     from engine.pipeline.journaling import AnyJournal
     from engine.settings import Settings
@@ -72,6 +75,7 @@ class StreamOpener:
         self,
         tenant: catalog.Tenant,
         *,
+        database: Database,
         store: Store,
         counters: TenantSlots,
         settings: Settings,
@@ -81,6 +85,7 @@ class StreamOpener:
     ) -> None:
         """`tried` is called after each attempt that failed."""
         self._tenant = tenant
+        self._database = database
         self._store = store
         self._counters = counters
         self._settings = settings
@@ -96,15 +101,20 @@ class StreamOpener:
         pipeline: TenantPipeline | None = None
         try:
             pipeline = await self._until_it_works(
-                lambda: TenantPipeline.take_over(
-                    store=self._store, journal=journal, counters=self._counters, settings=self._settings
-                ),
+                lambda: self._take_over(journal),
                 "the tenant waits until its stream can be taken over",
             )
         finally:
             if pipeline is None:
                 await journal.close()
         return None if pipeline is None else Stream(journal, pipeline)
+
+    async def _take_over(self, journal: AnyJournal) -> TenantPipeline:
+        async with self._database.connection() as connection:
+            await refuse_newer(connection, Which.TENANT)
+        return await TenantPipeline.take_over(
+            store=self._store, journal=journal, counters=self._counters, settings=self._settings
+        )
 
     async def _open_journal(self) -> AnyJournal:
         tenant, settings = self._tenant, self._settings.journal

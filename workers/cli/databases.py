@@ -11,6 +11,8 @@ from uuid import UUID
 from engine import catalog
 from engine.database import connect
 from engine.errors import InvalidInput, NotFound
+from engine.migrations import Which
+from engine.migrations_newer import refuse_newer
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
@@ -25,9 +27,14 @@ Entry = TypeVar("Entry", catalog.Well, catalog.ConnectionSummary)
 
 
 @asynccontextmanager
-async def master_database(settings: Settings) -> AsyncIterator[AsyncConnection]:
-    """Open the master database; the catalog's commands commit by themselves."""
+async def master_database(settings: Settings, *, newer: bool = False) -> AsyncIterator[AsyncConnection]:
+    """Open the master database; the catalog's commands commit by themselves.
+
+    One that a newer engine has migrated is refused (DatabaseTooNew), unless `newer`, for those who look at that.
+    """
     async with await connect(settings.database_url, application=APPLICATION, autocommit=True) as connection:
+        if not newer:
+            await refuse_newer(connection, Which.MASTER)
         yield connection
 
 
@@ -35,10 +42,11 @@ async def master_database(settings: Settings) -> AsyncIterator[AsyncConnection]:
 async def tenant_database(
     settings: Settings, slug: str | None
 ) -> AsyncIterator[tuple[catalog.Tenant, AsyncConnection]]:
-    """Open the database of the tenant that `find_tenant` finds."""
+    """Open the database of the tenant that `find_tenant` finds; one of a newer engine is refused (DatabaseTooNew)."""
     async with master_database(settings) as master:
         tenant = await find_tenant(master, settings, slug)
     async with await connect(tenant.dsn, application=APPLICATION, autocommit=True) as connection:
+        await refuse_newer(connection, Which.TENANT)
         yield tenant, connection
 
 

@@ -84,7 +84,7 @@ async def _up(
 
 
 async def _targets(settings: Settings, slug: str | None) -> list[Target]:
-    async with master_database(settings) as master:
+    async with master_database(settings, newer=True) as master:
         if slug is not None:
             tenants = [await find_tenant(master, settings, slug, older_master=True)]
         else:

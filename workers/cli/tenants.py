@@ -7,7 +7,15 @@ import asyncio
 import click
 
 from engine import catalog
-from engine.migrations import Outcome, Which, migrate_database
+from engine.errors import (
+    ConfigurationError,
+    DatabaseError,
+    DatabaseNotMigrated,
+    DatabaseTooNew,
+    MigrationError,
+    ScadaError,
+)
+from engine.migrations import DEFAULT_PARALLEL, Outcome, State, Which, migrate_database, status
 from engine.settings import Settings
 from workers.cli.databases import master_database
 from workers.cli.options import json_option, with_settings
@@ -116,22 +124,65 @@ async def _set(settings: Settings, slug: str, durability: catalog.Durability) ->
 
 
 @tenant.command("list")
+@click.option(
+    "--check", is_flag=True, help="Ask each tenant's database whether this engine can work with it."
+)
 @json_option
 @with_settings()
-def list_all(*, settings: Settings, as_json: bool) -> None:
-    """List all tenants, disabled ones included."""
-    tenants = asyncio.run(_list(settings))
+def list_all(*, settings: Settings, check: bool, as_json: bool) -> None:
+    """List all tenants, disabled ones included.
+
+    With --check, the column database says "ok", or what is wrong: it cannot be reached, is not migrated, or a newer
+    engine has migrated it. An engine that runs goes on with all the others. The exit status is 4 when an active
+    tenant's database is not ok.
+    """
+    tenants, found = asyncio.run(_list(settings, check=check))
+    shown = [_shown(entry) for entry in tenants]
+    columns = ["slug", "name", "status", "durability", "id"]
+    if check:
+        columns.append("database")
+        for row, said in zip(shown, found, strict=True):
+            row["database"] = str(said or "ok")
     if as_json:
-        for entry in tenants:
-            print_json(_shown(entry))
+        for row in shown:
+            print_json(row)
     else:
-        columns = ("slug", "name", "status", "durability", "id")
-        print_table(columns, [[_shown(entry)[column] for column in columns] for entry in tenants])
+        print_table(columns, [[row[column] for column in columns] for row in shown])
+    bad = [
+        entry.slug for entry, said in zip(tenants, found, strict=False) if said and entry.status == "active"
+    ]
+    if bad:
+        raise MigrationError(f"not in order: {', '.join(bad[:20])}")
 
 
-async def _list(settings: Settings) -> list[catalog.Tenant]:
+async def _list(settings: Settings, *, check: bool) -> tuple[list[catalog.Tenant], list[ScadaError | None]]:
     async with master_database(settings) as master:
-        return await catalog.list_tenants(master, settings, include_disabled=True)
+        tenants = await catalog.list_tenants(master, settings, include_disabled=True)
+    if not check:
+        return tenants, []
+    limit = asyncio.Semaphore(DEFAULT_PARALLEL)
+
+    async def one(tenant: catalog.Tenant) -> ScadaError | None:
+        async with limit:
+            return await _problem(tenant)
+
+    return tenants, await asyncio.gather(*map(one, tenants))
+
+
+async def _problem(tenant: catalog.Tenant) -> ScadaError | None:
+    """Return why the engine cannot work with a tenant's database; None if it can."""
+    try:
+        lines = await status(tenant.dsn, Which.TENANT)
+        for line in lines:
+            if line.state is State.UNKNOWN:
+                return DatabaseTooNew(
+                    f"migration {line.version:04}_{line.name} of engine {line.engine_version} is newer than this engine"
+                )
+        if pending := sum(line.state is State.PENDING for line in lines):
+            return DatabaseNotMigrated(f"{pending} migrations are missing: scada-engine migrate up")
+    except (ConfigurationError, DatabaseError, MigrationError) as exc:
+        return exc
+    return None
 
 
 @tenant.command()
