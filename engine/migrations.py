@@ -28,6 +28,7 @@ from importlib.resources.abc import Traversable
 import psycopg
 from psycopg.rows import class_row
 
+from engine import migrations_seed
 from engine.database import connect, place, translated
 from engine.errors import (
     DatabaseError,
@@ -317,15 +318,35 @@ class _Run:
         connection = await connect(self._target.dsn, application=_APPLICATION, autocommit=True)
         connection.add_notice_handler(self._note)
         async with connection:
-            pending = _pending(files, await _read_ledger(connection), place(self._target.dsn))
+            ledger = await _read_ledger(connection)
+            pending = _pending(files, ledger, place(self._target.dsn))
             self._total = len(pending)
+            if self._target.which is Which.TENANT and not ledger:
+                await self._set_aside(connection, dry_run=dry_run)
             if dry_run:
-                self._applied = [migration.file for migration in pending]
+                self._applied += [migration.file for migration in pending]
                 return
             for done, migration in enumerate(pending):
                 self._tally.report(self._target.label, done, self._total, migration.file)
                 if await _apply_one(connection, migration, files):
                     self._applied.append(migration.file)
+
+    async def _set_aside(self, connection: psycopg.AsyncConnection, *, dry_run: bool) -> None:
+        """Move tables of the earlier system aside, where a database has some; it never had a migration of ours."""
+        with translated("cannot move the earlier system's tables aside"):
+            tables = await migrations_seed.find_tables(connection)
+            if tables and not dry_run:
+                async with connection.transaction():
+                    # Another runner may have been here in the meantime.
+                    ledger = await _taken_turn(connection)
+                    tables = [] if ledger else await migrations_seed.find_tables(connection)
+                    await migrations_seed.set_aside(connection, tables)
+        self._applied += [f"{name} moved aside to {migrations_seed.aside(name)}" for name in tables]
+        if tables:
+            self._warnings.append(
+                "tables of the earlier system were moved aside; scada_readings shows their readings, too: "
+                f"scada-engine tenant take-over {self._target.label}"
+            )
 
     def _note(self, diagnostic: psycopg.errors.Diagnostic) -> None:
         if diagnostic.severity_nonlocalized == "WARNING" and diagnostic.message_primary:

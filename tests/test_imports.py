@@ -71,6 +71,7 @@ OWNERS = {
         "engine/database.py",
         "engine/database_pool.py",
         "engine/migrations",
+        "engine/seed_tables.py",
         "engine/quarantine",
         "engine/store/",
         "engine/catalog",

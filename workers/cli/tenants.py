@@ -20,6 +20,7 @@ from engine.settings import Settings
 from workers.cli.databases import master_database
 from workers.cli.options import json_option, with_settings
 from workers.cli.output import note, print_json, print_table
+from workers.cli.take_over import take_over
 
 _DURABILITIES = click.Choice([str(kind) for kind in catalog.Durability])
 
@@ -207,3 +208,6 @@ def _shown(tenant: catalog.Tenant) -> dict[str, object]:
         "status": tenant.status,
         "durability": str(tenant.durability),
     }
+
+
+tenant.add_command(take_over)
