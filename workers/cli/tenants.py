@@ -15,9 +15,18 @@ from engine.errors import (
     MigrationError,
     ScadaError,
 )
-from engine.migrations import DEFAULT_PARALLEL, Outcome, State, Which, migrate_database, status
+from engine.migrations import (
+    DEFAULT_PARALLEL,
+    Outcome,
+    ProgressCallback,
+    State,
+    Which,
+    migrate_database,
+    status,
+)
 from engine.settings import Settings
 from workers.cli.databases import master_database
+from workers.cli.migrate_progress import shown_progress
 from workers.cli.options import json_option, with_settings
 from workers.cli.output import note, print_json, print_table
 from workers.cli.take_over import take_over
@@ -63,7 +72,10 @@ def add(
     A running engine takes it up within catalog_refresh_s seconds.
     """
     wanted = catalog.Durability(durability)
-    added = asyncio.run(add_tenant(settings, slug, name or slug, dsn=dsn, durability=wanted))
+    with shown_progress() as progress:
+        added = asyncio.run(
+            add_tenant(settings, slug, name or slug, dsn=dsn, durability=wanted, progress=progress)
+        )
     if as_json:
         print_json(_shown(added))
     else:
@@ -77,11 +89,12 @@ async def add_tenant(
     *,
     dsn: str | None = None,
     durability: catalog.Durability = catalog.Durability.DISK,
+    progress: ProgressCallback | None = None,
 ) -> catalog.Tenant:
-    """Create, migrate and register a tenant; warnings of the migrations go to stderr."""
+    """Create, migrate and register a tenant; warnings of the migrations go to stderr, `progress` is of them."""
 
     async def prepare(tenant_dsn: str) -> Outcome:
-        outcome = await migrate_database(tenant_dsn, Which.TENANT, label=slug)
+        outcome = await migrate_database(tenant_dsn, Which.TENANT, label=slug, progress=progress)
         for warning in outcome.warnings:
             note(f"{slug}: warning: {warning}")
         return outcome
