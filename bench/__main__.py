@@ -17,7 +17,7 @@ from engine.errors import ScadaError
 
 CLAIMS = {
     "decode": "publish responses into the ring, against asyncua's decoder and handlers",
-    "copy": "Store.write, against pre-encoded COPY and the earlier service's INSERT ... unnest",
+    "copy": "commits in every storage mode, against pre-encoded COPY and the earlier service's INSERT ... unnest",
     "subscribe": "100,000 monitored items, against the time the server needs; memory a tag",
     "receive": "400,000 values/s from open62541 into the ring, and the core that takes, against asyncua",
     "journal": "readings on disk before they are acknowledged and back again, against plain write and fdatasync",

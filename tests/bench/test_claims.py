@@ -13,6 +13,7 @@ from rich.console import Console
 
 from bench import copy, journal, receive, subscribe
 from bench.report import Report, Target, interleaved, median_ratio
+from engine.store import StorageMode
 from tests.servers.databases import Server
 
 ROOT = Path(__file__).parents[2]
@@ -113,21 +114,36 @@ def test_a_target_that_depends_on_the_machine_does_not_count_where_only_ratios_d
     assert not report.holds
 
 
-def test_copy_measures_the_mode_that_the_server_has(
+def test_copy_measures_every_mode_that_the_server_has(
     any_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(copy, "ROUNDS", 1)
-    monkeypatch.setattr(copy, "ROWS", 2_000)
-    monkeypatch.setattr(copy, "BATCH_ROWS", (1_000, 2_000))
+    monkeypatch.setattr(copy, "SORTING_ROUNDS", 1)
+    monkeypatch.setattr(copy, "BATCHES", {mode: {1_000: 3, 2_000: 2} for mode in StorageMode})
     monkeypatch.setattr(copy, "UNNEST_BATCH_ROWS", 1_000)
     steps: list[tuple[int, int]] = []
     report = copy.run(lambda done, total: steps.append((done, total)), dsn=any_server.dsn)
-    (target,) = report.targets
-    mode = target.figure.removesuffix("_vs_preencoded")
-    assert (mode == "plain") == (any_server.kind == "embedded")
-    assert {f"{mode}_rows_per_s", f"{mode}_vs_preencoded", f"{mode}_vs_unnest"} <= set(report.figures)
+    modes = {mode for mode in StorageMode if f"{mode}_rows_per_s" in report.figures}
+    assert "plain" in modes
+    assert ("hypertable" in modes) == (any_server.kind == "timescale")
+    of_modes = [
+        *("rows_per_s", "preencoded_rows_per_s", "unnest_rows_per_s", "unnest_ready_rows_per_s"),
+        *("vs_preencoded", "vs_preencoded_1000", "vs_preencoded_2000", "vs_unnest"),
+    ]
+    assert set(report.figures) == {f"{mode}_{name}" for mode in modes for name in of_modes} | {
+        "sort_encode_ns_per_row",
+        "sort_encode_numpy_ns_per_row",
+        "sort_encode_vs_numpy",
+    }
+    assert set(report.meaning) == set(report.figures)
     assert all(value > 0 for value in report.figures.values())
-    assert steps[-1] == (5, 5)
+    limits = {target.figure: (target.op, target.limit) for target in report.targets}
+    assert limits.pop("sort_encode_ns_per_row") == ("<=", 60)
+    for mode in modes:
+        assert limits.pop(f"{mode}_vs_preencoded") == (">=", 0.9)
+    least = {"columnstore_vs_unnest": (">=", 20), "hypertable_vs_unnest": (">=", 6)}
+    assert limits == {f"{mode}_vs_unnest": least[f"{mode}_vs_unnest"] for mode in modes - {"plain"}}
+    assert steps[-1] == (5 * len(modes), 5 * len(modes))
 
 
 def test_journal_reads_back_what_it_wrote_beside_plain_writes_and_leaves_nothing(
