@@ -108,7 +108,7 @@ class TenantUpkeep:
             tried: set[str] = set()
             while True:
                 async with self._turns, self._database.connection() as connection:
-                    chunk = await next_chunk(connection, table, policies.compress_after, besides=tried)
+                    chunk = await next_chunk(connection, table, policies, besides=tried)
                     if chunk is None:
                         break
                     tried.add(chunk)

@@ -15,7 +15,7 @@ Any number of processes may do this at once: rollup_state is locked by whoever c
 
 from engine.upkeep.compression import compress_chunk, next_chunk
 from engine.upkeep.figures import StorageFigures, TableFigures, read_figures, rollup_lag_s
-from engine.upkeep.policies import Policies, change_policies, read_policies
+from engine.upkeep.policies import Policies, change_policies, length_text, read_policies
 from engine.upkeep.refresh import Refreshed, Refresher
 from engine.upkeep.retention import Retention
 from engine.upkeep.tables import Table, list_tables
@@ -30,6 +30,7 @@ __all__ = [
     "TableFigures",
     "change_policies",
     "compress_chunk",
+    "length_text",
     "list_tables",
     "next_chunk",
     "read_figures",

@@ -2,26 +2,26 @@
 across each other. One chunk at a time, each in one transaction.
 
 While a chunk is compressed it can be read; what is to be stored in it has to wait, so it is left alone until nothing
-much comes for it any more (`compress_after`). Rollups are left alone for longer: they are written again when readings
-come late, and a row of a compressed chunk costs the decompression of its batch.
+much comes for it any more (`compress_after`).
 
 Compressed batches take the right to append from the stream that has it (engine.store.append_order says why).
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from engine.database import translated
-from engine.upkeep.tables import READINGS, Table
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from psycopg import AsyncConnection
 
-ROLLUPS_AFTER = timedelta(days=7)
+    from engine.upkeep.policies import Policies
+    from engine.upkeep.tables import Table
+
 # A hundred million rows take some minutes. At the end readers are waited for, and others queue behind that.
 _BEGIN = (
     "begin; set local statement_timeout = '1h'; set local lock_timeout = '5s'"
@@ -46,15 +46,15 @@ limit 1
 async def next_chunk(
     database: AsyncConnection[Any],
     table: Table,
-    compress_after: timedelta | None,
+    policies: Policies,
     *,
     besides: Collection[str] = (),
     now: datetime | None = None,
 ) -> str | None:
     """Return the oldest chunk of a table that is to be compressed, but none of those `besides`."""
-    if compress_after is None or not table.compresses:
+    after = policies.compress_after_of(table.name)
+    if after is None or not table.compresses:
         return None
-    after = compress_after if table.name == READINGS else max(compress_after, ROLLUPS_AFTER)
     parameters = {
         "table": table.name,
         "before": (now or datetime.now(UTC)) - after,

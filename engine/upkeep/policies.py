@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.database import translated
 from engine.errors import DatabaseNotMigrated, InvalidInput
+from engine.upkeep.tables import READINGS
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 # 273 years; timestamps before that are no use, and far from where they end.
 _MOST = timedelta(days=100_000)
 _DAY = timedelta(days=1)
+_ROLLUPS_AFTER = timedelta(days=7)
 _READ = """
 select extract(epoch from keep_readings)::bigint, extract(epoch from keep_1m)::bigint,
     extract(epoch from keep_1h)::bigint, extract(epoch from keep_1d)::bigint,
@@ -40,6 +42,16 @@ class Policies:
     compress_after: timedelta | None = timedelta(hours=6)
     """After a chunk's end; columnstore mode only."""
 
+    def compress_after_of(self, table: str) -> timedelta | None:
+        """Return how long after its end a chunk of a table is compressed.
+
+        Rollups are left alone for longer: they are written again when readings come late, and a row of a compressed
+        chunk costs the decompression of its batch.
+        """
+        if self.compress_after is None or table == READINGS:
+            return self.compress_after
+        return max(self.compress_after, _ROLLUPS_AFTER)
+
     def changed(self, changes: Mapping[str, timedelta | None]) -> Policies:
         """Return the policies with some changed. Raises InvalidInput, with the field's name, for what does not fit."""
         for name, length in changes.items():
@@ -47,9 +59,12 @@ class Policies:
                 continue
             least = timedelta(0) if name == "compress_after" else _DAY
             if not least <= length <= _MOST:
-                raise InvalidInput(name, f"{_said(length)} is not between {_said(least)} and {_said(_MOST)}")
+                raise InvalidInput(
+                    name,
+                    f"{length_text(length)} is not between {length_text(least)} and {length_text(_MOST)}",
+                )
             if name != "compress_after" and length % _DAY:
-                raise InvalidInput(name, f"{_said(length)} is not a number of whole days")
+                raise InvalidInput(name, f"{length_text(length)} is not a number of whole days")
         wanted = replace(self, **changes)
         kept = [(each.name, getattr(wanted, each.name)) for each in fields(Policies)][:4]
         for (finer, short), (coarser, long) in pairwise(kept):
@@ -57,8 +72,8 @@ class Policies:
                 field, other = (coarser, finer) if coarser in changes else (finer, coarser)
                 raise InvalidInput(
                     field,
-                    f"{coarser} ({_said(long)}) would be shorter than {finer} ({_said(short)}): a rollup is kept"
-                    f" as long as what it is made of, or longer; change {other}, too",
+                    f"{coarser} ({length_text(long)}) would be shorter than {finer} ({length_text(short)}): a rollup"
+                    f" is kept as long as what it is made of, or longer; change {other}, too",
                 )
         return wanted
 
@@ -86,10 +101,11 @@ async def change_policies(
     return wanted
 
 
-def _said(length: timedelta | None) -> str:
+def length_text(length: timedelta | None) -> str:
+    """Return a length of time as the command line takes it: 400d, 6h, never."""
     if length is None:
         return "never"
-    hours, rest = divmod(length, timedelta(hours=1))
-    if rest:
-        return str(length)
-    return f"{hours // 24}d" if hours % 24 == 0 and hours else f"{hours}h"
+    for unit, one in (("d", _DAY), ("h", timedelta(hours=1)), ("m", timedelta(minutes=1))):
+        if length and length % one == timedelta(0):
+            return f"{length // one}{unit}"
+    return f"{length.total_seconds():g}s"

@@ -33,6 +33,7 @@ from tests.servers.databases import MasterAndTenant, Server, migrated_master_and
 Database = psycopg.AsyncConnection[Any]
 MIDNIGHT = datetime(2026, 3, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
+AT_ONCE = Policies(compress_after=timedelta(0))
 
 
 @pytest.fixture
@@ -150,7 +151,7 @@ async def test_a_plain_table_is_searched_in_bounded_pieces_once_for_each_boundar
 async def test_policies_that_do_not_fit_are_refused_by_name(acme: Database) -> None:
     for changes, said in (
         ({"keep_readings": timedelta(hours=36)}, "keep_readings: 36h is not a number of whole days"),
-        ({"keep_1m": timedelta(0)}, "keep_1m: 0h is not between 1d and 100000d"),
+        ({"keep_1m": timedelta(0)}, "keep_1m: 0s is not between 1d and 100000d"),
         ({"keep_1m": DAY}, r"keep_1m: keep_1m \(1d\) would be shorter than keep_readings \(never\)"),
         ({"keep_readings": 9 * DAY, "keep_1m": 8 * DAY}, r"keep_1m: keep_1m \(8d\) would be shorter than"),
     ):
@@ -174,7 +175,7 @@ async def test_chunks_are_compressed_where_the_mode_has_it_and_stay_right(acme: 
     before = await shown(acme, "1d")
     for table in await list_tables(acme):
         seen: set[str] = set()
-        while (chunk := await next_chunk(acme, table, timedelta(0), now=MIDNIGHT + 5_000 * DAY)) is not None:
+        while (chunk := await next_chunk(acme, table, AT_ONCE, now=MIDNIGHT + 5_000 * DAY)) is not None:
             assert table.compresses
             assert chunk not in seen
             seen.add(chunk)
@@ -189,7 +190,7 @@ async def test_chunks_are_compressed_where_the_mode_has_it_and_stay_right(acme: 
         assert sum(counts) == 22
     assert len(await shown(acme, "1d")) == len(before)
     for table in await list_tables(acme):
-        chunk = await next_chunk(acme, table, timedelta(0), now=MIDNIGHT + 5_000 * DAY)
+        chunk = await next_chunk(acme, table, AT_ONCE, now=MIDNIGHT + 5_000 * DAY)
         assert (chunk is not None) == table.compresses
 
 

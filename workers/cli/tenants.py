@@ -30,6 +30,7 @@ from workers.cli.migrate_progress import shown_progress
 from workers.cli.options import json_option, with_settings
 from workers.cli.output import note, print_json, print_table
 from workers.cli.take_over import take_over
+from workers.cli.tenant_storage import storage
 
 _DURABILITIES = click.Choice([str(kind) for kind in catalog.Durability])
 
@@ -224,3 +225,4 @@ def _shown(tenant: catalog.Tenant) -> dict[str, object]:
 
 
 tenant.add_command(take_over)
+tenant.add_command(storage)
