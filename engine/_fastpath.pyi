@@ -1,6 +1,6 @@
 """The typed contract of the compiled hot path. How it works: _fastpath.pyx and its parts in fastpath/."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import final
 
 import numpy as np
@@ -327,10 +327,11 @@ class SortedReadings:
         Raises ValueError for another number of times than of runs.
         """
 
-    def encode(self, starts: NDArray[np.intp], ends: NDArray[np.intp]) -> bytearray:
-        """Return the rows starts[i]:ends[i], range after range, as one binary COPY stream for READING_COLUMNS.
+    def encode(self, starts: NDArray[np.intp], ends: NDArray[np.intp]) -> Iterator[bytearray]:
+        """Return the rows starts[i]:ends[i], range after range, as one binary COPY stream in pieces.
 
-        Header and trailer are included. Raises ValueError for a range outside of the rows.
+        The columns are READING_COLUMNS, and header and trailer are there. Each piece is made when it is asked for;
+        it has 128 KiB at most, or one row with a large text. Raises ValueError at once for a range outside of the rows.
         """
 
 def sort_readings(

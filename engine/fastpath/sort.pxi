@@ -23,6 +23,8 @@ cdef enum:
     DIGITS = 1 << DIGIT_BITS
     MOVES_PER_ROW = 4            # by insertion; a merge sort of a hundred rows moves each seven times
     SMALL_RUN_ROWS = 16          # below it, insertion is the quicker one however the rows lie
+    # psycopg hands on as much at a time. It stays in the second cache, and its memory is that of the piece before.
+    PIECE_BYTES = 128 * 1024
 
 cdef class SortedReadings:
     """Rows in the order of the index, and what they are about; made by sort_readings alone."""
@@ -83,31 +85,22 @@ cdef class SortedReadings:
         return cuts
 
     def encode(self, starts, ends):
-        """Return the rows starts[i]:ends[i], range after range, as one binary COPY stream with header and trailer.
+        """Return the rows starts[i]:ends[i], range after range, as pieces of one binary COPY stream.
 
         Raises ValueError for a range outside of the rows.
         """
         cdef const Py_ssize_t[::1] start = starts
         cdef const Py_ssize_t[::1] end = ends
-        cdef Py_ssize_t place, size = HEADER_BYTES + TRAILER_BYTES
-        cdef uint8_t* at
-        cdef uint8_t* first
-        cdef const Text* text = self.texts.text
+        cdef Py_ssize_t place
+        cdef Pieces pieces = Pieces.__new__(Pieces)
         check_ranges(start.shape[0], end.shape[0])
         for place in range(start.shape[0]):
             if not 0 <= start[place] <= end[place] <= self.rows:
                 raise ValueError(f"there are no rows {start[place]}:{end[place]}, but {self.rows} rows")
-            size += most_bytes(self.row + start[place], end[place] - start[place], text)
-        stream = PyByteArray_FromStringAndSize(NULL, size)
-        first = <uint8_t*>PyByteArray_AS_STRING(stream)
-        memcpy(first, PyBytes_AS_STRING(COPY_HEADER), HEADER_BYTES)
-        at = first + HEADER_BYTES
-        with nogil:
-            for place in range(start.shape[0]):
-                at = put_sorted(at, self.row + start[place], end[place] - start[place], text)
-            at = put16(at, 0xFFFF)
-        PyByteArray_Resize(stream, at - first)
-        return stream
+        pieces.sorted = self
+        pieces.start = np.array(starts)
+        pieces.end = np.array(ends)
+        return pieces
 
 
 cdef int check_ranges(Py_ssize_t found, Py_ssize_t wanted) except -1:
@@ -295,27 +288,94 @@ cdef int say_runs(SortedReadings found, Py_ssize_t runs) except -1:
 
 # --- encode
 
-cdef Py_ssize_t most_bytes(const Row* rows, Py_ssize_t count, const Text* texts) noexcept nogil:
-    cdef Py_ssize_t row, size = count * ROW_BYTES
-    if texts != NULL:
-        for row in range(count):
-            if rows[row].text & KIND_TEXT:
-                size += texts[rows[row].text >> KIND_BITS].nbytes
-    return size
+cdef class Pieces:
+    """An iterator: ranges of sorted rows as one binary COPY stream, in pieces of at most PIECE_BYTES.
+
+    A row whose text is too large for that is a larger piece.
+    """
+
+    cdef SortedReadings sorted
+    cdef const Py_ssize_t[::1] start, end
+    cdef Py_ssize_t place   # ranges before it are encoded
+    cdef Py_ssize_t done    # and so many rows of it
+    cdef bint is_begun, is_ended
+
+    def __init__(self):
+        raise TypeError("Pieces are made by SortedReadings.encode")
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        cdef Py_ssize_t size = PIECE_BYTES, put = 0
+        cdef uint8_t* first
+        cdef uint8_t* at
+        if self.is_ended:
+            raise StopIteration
+        while True:
+            piece = PyByteArray_FromStringAndSize(NULL, size)
+            first = at = <uint8_t*>PyByteArray_AS_STRING(piece)
+            if not self.is_begun:
+                memcpy(at, PyBytes_AS_STRING(COPY_HEADER), HEADER_BYTES)
+                at += HEADER_BYTES
+            with nogil:
+                put = self.fill(&at, first + size - TRAILER_BYTES)
+            if put or self.is_ended:
+                break
+            size = HEADER_BYTES + self.next_bytes() + TRAILER_BYTES
+        self.is_begun = True
+        if self.is_ended:
+            at = put16(at, 0xFFFF)
+        PyByteArray_Resize(piece, at - first)
+        return piece
+
+    cdef Py_ssize_t fill(self, uint8_t** at, uint8_t* limit) noexcept nogil:
+        """Write rows while they fit; return their number."""
+        cdef Py_ssize_t put, all_put = 0, left
+        while self.place < self.start.shape[0]:
+            left = self.end[self.place] - self.start[self.place] - self.done
+            put = put_sorted(
+                at, limit, self.sorted.row + self.start[self.place] + self.done, left, self.sorted.texts.text
+            )
+            all_put += put
+            if put < left:
+                self.done += put
+                return all_put
+            self.place += 1
+            self.done = 0
+        self.is_ended = True
+        return all_put
+
+    cdef Py_ssize_t next_bytes(self) noexcept nogil:
+        """Return how many bytes the next row needs; it has a text."""
+        cdef uint32_t text = self.sorted.row[self.start[self.place] + self.done].text
+        return ROW_BYTES + self.sorted.texts.text[text >> KIND_BITS].nbytes
 
 
-cdef uint8_t* put_sorted(uint8_t* at, const Row* rows, Py_ssize_t count, const Text* texts) noexcept nogil:
+cdef Py_ssize_t put_sorted(
+    uint8_t** written, uint8_t* limit, const Row* rows, Py_ssize_t count, const Text* texts
+) noexcept nogil:
+    """Write rows from written[0] up to `limit`, and move that on; return how many of them fitted."""
     cdef Py_ssize_t row
     cdef uint32_t kind
     cdef const Text* text
+    cdef uint8_t* at = written[0]
     for row in range(count):
+        if limit - at < ROW_BYTES:
+            break
         kind = rows[row].text
-        at = put_numbers(at, rows[row].ts_us, rows[row].tag_id, rows[row].status, rows[row].value, kind)
         if kind & KIND_TEXT:
             text = &texts[kind >> KIND_BITS]
+            if limit - at - ROW_BYTES < text.nbytes:
+                break
+            at = put_numbers(at, rows[row].ts_us, rows[row].tag_id, rows[row].status, rows[row].value, kind)
             at = put32(at, <uint32_t>text.nbytes)
             memcpy(at, text.utf8, text.nbytes)
             at += text.nbytes
         else:
+            at = put_numbers(at, rows[row].ts_us, rows[row].tag_id, rows[row].status, rows[row].value, kind)
             at = put32(at, 0xFFFFFFFF)
-    return at
+    else:
+        row = count
+    written[0] = at
+    return row

@@ -26,7 +26,7 @@ from engine.readings import Kind
 from engine.unstorable import LEAST_US, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -75,8 +75,8 @@ class Rows:
     def __len__(self) -> int:
         return self.sorted.rows
 
-    def encoded(self, first: int, end: int) -> bytearray:
-        """Return the rows from `first` up to `end` as COPY bytes."""
+    def encoded(self, first: int, end: int) -> Iterator[bytearray]:
+        """Return the rows from `first` up to `end` as pieces of COPY bytes."""
         return self.sorted.encode(np.array([first], np.intp), np.array([end], np.intp))
 
     def refused(self, row: int, reason: Reason, detail: str, sqlstate: str | None = None) -> Refused:

@@ -11,10 +11,9 @@ from engine.errors import DatabaseUnavailable
 from engine.readings import READING_COLUMNS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterable, Sequence
 
     from psycopg import AsyncConnection, AsyncCursor
-    from typing_extensions import Buffer
 
 # A batch of 50 000 rows takes a quarter of a second; a minute means a disk that hangs, or a network that crawls.
 _STATEMENT_TIMEOUT_S = 60
@@ -54,11 +53,12 @@ class Session:
         async with self._step():
             return await self._connection.execute(statement.encode(), parameters)
 
-    async def copy(self, encoded: Buffer) -> None:
-        """Store rows, all or none, given as COPY bytes; they are in the order of the index."""
+    async def copy(self, encoded: Iterable[bytearray]) -> None:
+        """Store rows, all or none, given as pieces of COPY bytes; they are in the order of the index."""
         async with self._step(), self._connection.cursor().copy(_COPY.encode()) as copy:
-            # psycopg cuts this into pieces of 128 KiB; pieces of a view are views, of a bytearray copies.
-            await copy.write(memoryview(encoded))
+            # Each is made while the server takes in the ones before.
+            for piece in encoded:
+                await copy.write(piece)
 
     async def commit(self, last: str) -> None:
         """Send the last statement of a transaction and commit it."""

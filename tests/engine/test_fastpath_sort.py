@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ LATEST_US = 2_000
 LATE_BEFORE_US = 1_200
 LEAST_TS_US = -210_866_803_200_000_000  # 4714-11-24 BC, where timestamptz begins
 MINUTE_US = 60_000_000
+PIECE_BYTES = 128 * 1024
 
 Reading = tuple[int, int, int, float | None, str | None]
 
@@ -49,9 +51,9 @@ def sort_all(*batches: Batch) -> SortedReadings:
     return sort(*batches, least_us=LEAST_TS_US, latest_us=2**63 - 1)
 
 
-def encoded(rows: SortedReadings) -> bytearray:
+def encoded(rows: SortedReadings) -> bytes:
     """Return all rows as COPY bytes."""
-    return rows.encode(np.array([0]), np.array([len(rows)]))
+    return b"".join(rows.encode(np.array([0]), np.array([len(rows)])))
 
 
 def plain_copy(rows: list[Reading]) -> bytearray:
@@ -167,7 +169,21 @@ def test_any_ranges_of_rows_can_be_encoded_one_behind_the_other(rows: list[Readi
     starts = np.array([first for first, _ in ranges], np.intp)
     ends = np.array([end for _, end in ranges], np.intp)
     expected = [rows[sorted_rows.place[row]] for first, end in ranges for row in range(first, end)]
-    assert sorted_rows.encode(starts, ends) == plain_copy(expected)
+    assert b"".join(sorted_rows.encode(starts, ends)) == plain_copy(expected)
+
+
+@pytest.mark.parametrize("text_bytes", [0, 1, 83, 131_003, 131_004, 131_005, 131_025, 131_026, 1_000_000])
+def test_copy_bytes_come_in_pieces_that_only_a_large_text_makes_larger(text_bytes: int) -> None:
+    text = "x" * text_bytes
+    rows: list[Reading] = [
+        (LEAST_US + row, 1, 0, 0.5, text if row % 997 == 0 else None) for row in range(6_000)
+    ]
+    pieces = list(sort_all(batch_of(rows)).encode(np.array([0, 0]), np.array([1, 6_000])))
+    assert b"".join(pieces) == plain_copy([rows[0], *rows])
+    # Header, a row, its text, trailer.
+    assert max(map(len, pieces)) <= max(PIECE_BYTES, 19 + 46 + text_bytes + 2)
+    # A piece ends where the next row, or the trailer behind it, would not fit.
+    assert all(len(piece) + len(following) > PIECE_BYTES - 2 for piece, following in pairwise(pieces))
 
 
 @settings(max_examples=100, deadline=None)

@@ -314,7 +314,7 @@ def test_rows_are_sorted_by_tag_and_time_and_keep_their_place_in_their_frame() -
     ]
     assert len(rows) == 0
     rows, refused = screened(frames, 1.0)
-    stored = decode_copy(rows.encoded(0, 3))
+    stored = decode_copy(b"".join(rows.encoded(0, 3)))
     assert list(stored.ts_us) == [BASE_US + 1, BASE_US + 1, BASE_US + 3]
     assert list(stored.tag_id) == [1, 2, 2]
     assert stored.texts == {0: "y", 1: "x"}
