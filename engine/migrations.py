@@ -148,7 +148,8 @@ class Progress:
 class Outcome:
     """What was done to one database, in order; in a dry run, what would be.
 
-    `error` is None, or why it stopped after `applied`. `warnings` are the server's, for the operator.
+    `error` is None, or why it stopped after `applied`. `warnings` are for the operator, most are the server's.
+    `moved_aside` are tables of the earlier system: what is in them is to be taken over (engine.seed_tables).
     """
 
     label: str
@@ -157,6 +158,7 @@ class Outcome:
     warnings: tuple[str, ...] = ()
     seconds: float = 0.0
     error: ScadaError | None = None
+    moved_aside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +304,7 @@ class _Run:
         self._tally = tally
         self._applied: list[str] = []
         self._warnings: list[str] = []
+        self._moved_aside: tuple[str, ...] = ()
         self._total = 0
         self._started = time.monotonic()
 
@@ -312,7 +315,8 @@ class _Run:
         self._tally.report(self._target.label, len(self._applied), self._total, None)
         seconds = time.monotonic() - self._started
         applied, warnings = tuple(self._applied), tuple(self._warnings)
-        return Outcome(self._target.label, self._target.which, applied, warnings, seconds, error)
+        label, which = self._target.label, self._target.which
+        return Outcome(label, which, applied, warnings, seconds, error, self._moved_aside)
 
     async def apply(self, files: list[Migration], *, dry_run: bool) -> None:
         connection = await connect(self._target.dsn, application=_APPLICATION, autocommit=True)
@@ -341,6 +345,7 @@ class _Run:
                     ledger = await _taken_turn(connection)
                     tables = [] if ledger else await migrations_seed.find_tables(connection)
                     await migrations_seed.set_aside(connection, tables)
+                self._moved_aside = tuple(tables)
         self._applied += [f"{name} moved aside to {migrations_seed.aside(name)}" for name in tables]
         if tables:
             self._warnings.append(

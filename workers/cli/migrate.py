@@ -27,6 +27,7 @@ from workers.cli.databases import find_tenant, master_database
 from workers.cli.migrate_progress import shown_progress
 from workers.cli.options import json_option, with_settings
 from workers.cli.output import note, print_json, print_table
+from workers.cli.take_over import take_over_catalog
 
 tenant_choice = click.option("--tenant", "slug", metavar="SLUG", help="Only this tenant, beside the master.")
 
@@ -75,20 +76,30 @@ async def _up(
     dry_run: bool,
     progress: ProgressCallback | None,
 ) -> list[Outcome]:
-    async def tenants() -> list[Target]:
-        return await _targets(settings, slug)
+    found: list[catalog.Tenant] = []
 
-    return await migrate_all(
+    async def tenants() -> list[Target]:
+        found.extend(await _tenants(settings, slug))
+        return _targets(found)
+
+    outcomes = await migrate_all(
         settings.database_url, tenants, parallel=parallel, dry_run=dry_run, progress=progress
     )
+    moved = {outcome.label for outcome in outcomes if outcome.moved_aside and outcome.error is None}
+    for tenant in found:
+        if tenant.slug in moved:
+            await take_over_catalog(tenant)
+    return outcomes
 
 
-async def _targets(settings: Settings, slug: str | None) -> list[Target]:
+async def _tenants(settings: Settings, slug: str | None) -> list[catalog.Tenant]:
     async with master_database(settings, newer=True) as master:
         if slug is not None:
-            tenants = [await find_tenant(master, settings, slug, older_master=True)]
-        else:
-            tenants = await catalog.list_tenants(master, settings, older_master=True)
+            return [await find_tenant(master, settings, slug, older_master=True)]
+        return await catalog.list_tenants(master, settings, older_master=True)
+
+
+def _targets(tenants: Sequence[catalog.Tenant]) -> list[Target]:
     return [Target(tenant.slug, tenant.dsn, Which.TENANT) for tenant in tenants]
 
 
@@ -123,7 +134,7 @@ async def _status(
     failures: list[tuple[str, ScadaError]] = []
     targets = [Target("master", settings.database_url, Which.MASTER)]
     try:
-        targets += await _targets(settings, slug)
+        targets += _targets(await _tenants(settings, slug))
     except DatabaseError as exc:
         failures.append(("tenants", exc))
     limit = asyncio.Semaphore(parallel)

@@ -37,8 +37,8 @@ class _Result:
 def take_over(*, settings: Settings, slug: str | None, as_json: bool) -> None:
     """Convert what the earlier system left in a tenant's database, or in those of all active tenants.
 
-    `migrate up` and `tenant add --dsn` have moved its tables aside, to names that begin with seed_. This copies its
-    wells, connections and tags, and then moves its readings into ours, a few megabytes in each transaction, the newest
+    `migrate up` and `tenant add --dsn` have moved its tables aside, to names that begin with seed_, and copied its
+    wells, connections and tags. This moves its readings into ours, a few megabytes in each transaction, the newest
     first. The engine may run meanwhile, and the command may be stopped at any moment and started again: each reading is
     in one table at any moment, and the view scada_readings shows both.
 
@@ -69,6 +69,17 @@ async def _take_over(settings: Settings, slug: str | None, show: _Show) -> list[
             if await seed_tables.is_waiting(database) or slug is not None:
                 results.append(await _one(tenant, database, show))
     return results
+
+
+async def take_over_catalog(tenant: catalog.Tenant) -> None:
+    """Copy wells, connections and tags right after a migration has moved them aside: the engine goes on with them.
+
+    The command does so again, should this not come to its end. Raises Database errors.
+    """
+    async with await connect(tenant.dsn, application=APPLICATION, autocommit=True) as database:
+        taken = await seed_tables.take_over_catalog(database, tenant.id)
+    for name in taken.without_password:
+        note(_password_missing(tenant.slug, name))
 
 
 async def _one(tenant: catalog.Tenant, database: Any, show: _Show) -> _Result:
@@ -113,10 +124,14 @@ def _print(result: _Result) -> None:
         f"{result.readings} readings"
     )
     for name in taken.without_password:
-        note(f"{result.slug}: connection {name!r} is disabled until its password is set: connection set")
+        note(_password_missing(result.slug, name))
     for column, count in sorted(result.left.items()):
         said = f"{column} does not fit" if column else "not converted yet"
         note(f"{result.slug}: {count} readings stay in seed_readings: {said}")
+
+
+def _password_missing(slug: str, name: str) -> str:
+    return f"{slug}: connection {name!r} is disabled until its password is set: connection set --enable"
 
 
 def _as_json(result: _Result) -> dict[str, Any]:

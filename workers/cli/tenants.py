@@ -29,7 +29,7 @@ from workers.cli.databases import master_database
 from workers.cli.migrate_progress import shown_progress
 from workers.cli.options import json_option, with_settings
 from workers.cli.output import note, print_json, print_table
-from workers.cli.take_over import take_over
+from workers.cli.take_over import take_over, take_over_catalog
 from workers.cli.tenant_storage import storage
 
 _DURABILITIES = click.Choice([str(kind) for kind in catalog.Durability])
@@ -94,16 +94,23 @@ async def add_tenant(
 ) -> catalog.Tenant:
     """Create, migrate and register a tenant; warnings of the migrations go to stderr, `progress` is of them."""
 
+    moved_aside = False
+
     async def prepare(tenant_dsn: str) -> Outcome:
+        nonlocal moved_aside
         outcome = await migrate_database(tenant_dsn, Which.TENANT, label=slug, progress=progress)
+        moved_aside = bool(outcome.moved_aside)
         for warning in outcome.warnings:
             note(f"{slug}: warning: {warning}")
         return outcome
 
     async with master_database(settings) as master:
-        return await catalog.add_tenant(
+        tenant = await catalog.add_tenant(
             master, settings, slug, name, dsn=dsn, durability=durability, prepare=prepare
         )
+    if moved_aside:
+        await take_over_catalog(tenant)
+    return tenant
 
 
 @tenant.command("set")

@@ -43,12 +43,14 @@ def tenant(embedded_dsn: str, new_database: Callable[[str], str], master: str, c
         )
     migrated = cli("migrate", "up", DATABASE_URL=master)
     assert "scada-engine tenant take-over acme" in migrated.stderr
+    assert "connection 'PLC' is disabled until its password is set" in migrated.stderr
     return dsn
 
 
 def test_a_conversion_that_was_killed_goes_on_and_every_reading_is_there_all_the_time(
     master: str, tenant: str, cli: Cli, tmp_path: Path
 ) -> None:
+    assert value_of(tenant, "select count(*) from tag_mappings") == 10
     digest = "select md5(string_agg(r::text, '' order by r::text)) from scada_readings r"
     before = value_of(tenant, digest)
     with psycopg.connect(tenant) as holder:
