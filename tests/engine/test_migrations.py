@@ -34,6 +34,7 @@ TENANT_FILES = (
     "tenant/0007_stored_readings.sql",
     "tenant/0008_rollups.sql",
     "tenant/0010_earlier_readings.sql",
+    "tenant/0011_pending_rollups.sql",
 )
 
 
