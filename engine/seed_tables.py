@@ -21,6 +21,7 @@ from psycopg import sql
 from psycopg.rows import scalar_row, tuple_row
 
 from engine.database import translated
+from engine.errors import DatabaseError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -32,7 +33,10 @@ _ACTOR = UUID(int=0)
 # 4 MB of a table, some 40 000 readings: a few tenths of a second, and memory for as many.
 _PIECE_PAGES = 512
 _PAGE_BYTES = 8_192
-_LOCK_WAIT_MS = 10_000
+# Longer than a chunk of ours takes to be compressed; nobody queues behind an insert that waits.
+_LOCK_WAIT_MS = 300_000
+# A deadlock with somebody who compresses or drops chunks is undone by the server; the same piece goes through then.
+_ATTEMPTS = 5
 # One at a time in a database: two would make the same tags.
 _LOCK = 0x7363_6164_7365_6564
 NEW_CONNECTION = "Earlier system"
@@ -264,7 +268,7 @@ async def move_readings(connection: AsyncConnection[Any], tenant_id: UUID) -> As
                 # With its whole chunk in rows: 24 hours of them, as the earlier system made its chunks.
                 await connection.execute(sql.SQL("select decompress_chunk({})").format(part.regclass))
             for first in range(0, await _pages(connection, part), _PIECE_PAGES):
-                readings += await _move_piece(connection, part, first, tenant_id)
+                readings += await _moved_at_last(connection, part, first, tenant_id)
                 gone = min((first + _PIECE_PAGES) * _PAGE_BYTES, part.size_bytes)
                 yield Moved(readings, done + gone, total)
             done += part.size_bytes
@@ -330,6 +334,17 @@ async def _pages(connection: AsyncConnection[Any], part: _Part) -> int:
     row = await found.fetchone()
     assert row is not None
     return int(row[0]) // _PAGE_BYTES
+
+
+async def _moved_at_last(connection: AsyncConnection[Any], part: _Part, first: int, tenant_id: UUID) -> int:
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            with translated("cannot convert the earlier system's readings"):
+                return await _move_piece(connection, part, first, tenant_id)
+        except DatabaseError as exc:
+            if not exc.is_conflict:
+                raise
+    return await _move_piece(connection, part, first, tenant_id)
 
 
 async def _move_piece(connection: AsyncConnection[Any], part: _Part, first: int, tenant_id: UUID) -> int:

@@ -167,6 +167,25 @@ async def test_readings_that_do_not_fit_stay_and_are_counted_with_the_reason(
     assert rows(database, "select count(*) from readings") == [(1_000,)]
 
 
+async def test_a_piece_that_was_undone_by_a_deadlock_is_moved_again(
+    database: str, connection: AsyncConnection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier_system.build(database, readings=100)
+    await migrate_database(database, Which.TENANT)
+    move, undone = seed_tables._move_piece, 0
+
+    async def undone_at_first(*arguments: Any) -> int:
+        nonlocal undone
+        if undone < 2:
+            undone += 1
+            raise psycopg.errors.DeadlockDetected("deadlock detected")
+        return await move(*arguments)
+
+    monkeypatch.setattr(seed_tables, "_move_piece", undone_at_first)
+    await convert(connection)
+    assert (undone, rows(database, "select count(*) from readings")) == (2, [(100,)])
+
+
 async def test_a_table_of_that_name_and_another_shape_is_refused_and_left_alone(database: str) -> None:
     with psycopg.connect(database) as plain:
         plain.execute("create table scada_readings (timestamp timestamptz, volts real)")
