@@ -40,6 +40,9 @@ SPANS = 32
 # Rows of rollup_changes are many where changes are scattered; so many are looked at, the newest.
 _SPANS_READ = 4_096
 _DAY_MINUTES = 1_440
+# A minute of a million tags takes 20 s: one statement is of so many tags, far from its time limit.
+TAGS_AT_ONCE = 100_000
+_LAST_TAG = (1 << 31) - 1
 _SLOW_S = 4.0
 _QUICK_S = 1.0
 
@@ -80,6 +83,7 @@ with computed as materialized (
             and r.bucket >= to_timestamp(%(since)s::bigint * 60) and r.bucket < to_timestamp(%(until)s::bigint * 60)
         offset 0
     ) k
+    where t.tag_id between %(first_tag)s::integer and %(last_tag)s::integer
 ), stored as (
     insert into {{table}} as r (bucket, tag_id, {_COLUMNS})
     select bucket, tag_id, {_VALUES.format("c")}
@@ -102,6 +106,7 @@ select
 """
 _OF_READINGS = """
     select * from rollups_of_readings(to_timestamp(%(since)s::bigint * 60), to_timestamp(%(until)s::bigint * 60))
+    where tag_id between %(first_tag)s::integer and %(last_tag)s::integer
 """
 _OF_FINER = """
     select made.* from tag_mappings t cross join lateral (
@@ -121,10 +126,16 @@ _OF_FINER = """
             and r.bucket >= to_timestamp(%(since)s::bigint * 60) and r.bucket < to_timestamp(%(until)s::bigint * 60)
         group by date_bin('{width}', r.bucket, 'epoch'), r.tag_id
     ) made
+    where t.tag_id between %(first_tag)s::integer and %(last_tag)s::integer
 """
 _STORE_1M = _STORE.format(table="rollups_1m", computed=_OF_READINGS)
 _STORE_1H = _STORE.format(table="rollups_1h", computed=_OF_FINER.format(width="1 hour", finer="rollups_1m"))
 _STORE_1D = _STORE.format(table="rollups_1d", computed=_OF_FINER.format(width="24 hours", finer="rollups_1h"))
+_TAGS = """
+select tag_id from (select tag_id, row_number() over (order by tag_id) as place from tag_mappings) placed
+where place %% %s = 1
+order by tag_id
+"""
 _COMPLETE = """
 select (extract(epoch from lower(span)) / 60)::bigint, (extract(epoch from upper(span)) / 60)::bigint
 from unnest(
@@ -190,9 +201,10 @@ class Refresher:
         await database.execute(_TAKE.encode(), {"piece": taken, "young": young})
         kept_from = (await _row(database, _KEPT_FROM, {}))[0]
         kept = [(max(since, kept_from), until) for since, until in piece if until > kept_from]
+        tags = await _tag_ranges(database)
         readings, rows = 0, 0
         for span in kept:
-            read, written = await _store(database, "rollups_1m", _STORE_1M, span)
+            read, written = await _store(database, "rollups_1m", _STORE_1M, span, tags)
             readings, rows = readings + read, rows + written
         for table, store, width in (
             ("rollups_1h", _STORE_1H, "1 hour"),
@@ -204,7 +216,7 @@ class Refresher:
                 "width": width,
             }
             for span in await (await database.execute(_COMPLETE.encode(), parameters)).fetchall():
-                rows += (await _store(database, table, store, span))[1]
+                rows += (await _store(database, table, store, span, tags))[1]
         minutes = sum(until - since for since, until in piece)
         return Refreshed(minutes, readings, rows, more or len(pending) == _SPANS_READ)
 
@@ -237,17 +249,30 @@ def chosen_piece(pending: Sequence[Span], young: int, most_minutes: int) -> tupl
     return piece, False
 
 
-async def _store(database: AsyncConnection[Any], table: str, statement: str, span: Span) -> tuple[int, int]:
+async def _tag_ranges(database: AsyncConnection[Any]) -> list[tuple[int, int]]:
+    """Return ranges of tag ids, first and last, that have so many tags as one statement takes."""
+    found = await (await database.execute(_TAGS.encode(), [TAGS_AT_ONCE])).fetchall()
+    firsts = [tag_id for (tag_id,) in found]
+    lasts = [tag_id - 1 for tag_id in firsts[1:]] + [_LAST_TAG]
+    return list(zip(firsts, lasts, strict=False))
+
+
+async def _store(
+    database: AsyncConnection[Any], table: str, statement: str, span: Span, tags: list[tuple[int, int]]
+) -> tuple[int, int]:
     """Compute the rows of a span and write those that differ; return how many readings and rows that was."""
-    parameters = {"since": span[0], "until": span[1]}
-    readings, written, tag_ids, minutes = await _row(database, statement, parameters)
-    for tag_id, minute in zip(tag_ids or (), minutes or (), strict=True):
-        # One by one: then TimescaleDB need not decompress what is not meant.
-        await database.execute(
-            f"delete from {table} where tag_id = %s and bucket = to_timestamp(%s::bigint * 60)".encode(),
-            [tag_id, minute],
-        )
-    return readings, written + len(tag_ids or ())
+    readings, rows = 0, 0
+    for first_tag, last_tag in tags:
+        parameters = {"since": span[0], "until": span[1], "first_tag": first_tag, "last_tag": last_tag}
+        read, written, tag_ids, minutes = await _row(database, statement, parameters)
+        for tag_id, minute in zip(tag_ids or (), minutes or (), strict=True):
+            # One by one: then TimescaleDB need not decompress what is not meant.
+            await database.execute(
+                f"delete from {table} where tag_id = %s and bucket = to_timestamp(%s::bigint * 60)".encode(),
+                [tag_id, minute],
+            )
+        readings, rows = readings + read, rows + written + len(tag_ids or ())
+    return readings, rows
 
 
 async def _row(database: AsyncConnection[Any], statement: str, parameters: dict[str, Any]) -> Any:

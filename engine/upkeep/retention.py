@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # 8 MiB of a plain table: 100 000 readings or so, below a second.
 BLOCKS = 1_024
+_COUNTED_ROWS = 1_000_000
 _ADVANCE = """
 update rollup_state set readings_from = kept.since
 from (select date_bin('1 day', least(%s, lower(pending_minutes())), 'epoch') as since) kept
@@ -92,13 +93,11 @@ class Retention:
                 if chunk is None:
                     return
                 name, end = chunk
-                counted = await (
-                    await database.execute(b"select approximate_row_count(%s::regclass)", [name])
-                ).fetchone()
+                rows = await _rows_about(database, name)
                 await database.execute(
                     b"select drop_chunks(%s::regclass, older_than => %s::timestamptz)", [table, end]
                 )
-            yield 0 if counted is None else max(0, counted[0])
+            yield rows
 
     async def _delete_rows(
         self, database: AsyncConnection[Any], table: str, boundary: datetime
@@ -126,3 +125,16 @@ class Retention:
             if found is None or first >= found[0]:
                 break
         self._done[table] = boundary
+
+
+async def _rows_about(database: AsyncConnection[Any], chunk: str) -> int:
+    """Return how many rows a chunk has, as the server estimates it.
+
+    Where it was never analyzed, as chunks of late readings often were not, so many are counted as take a moment.
+    """
+    found = await (await database.execute(b"select approximate_row_count(%s::regclass)", [chunk])).fetchone()
+    if found is not None and found[0] > 0:
+        return int(found[0])
+    counted = f"select count(*) from (select from {chunk} limit {_COUNTED_ROWS}) counted"
+    found = await (await database.execute(counted.encode())).fetchone()
+    return 0 if found is None else int(found[0])

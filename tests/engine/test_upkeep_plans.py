@@ -92,6 +92,6 @@ async def test_a_refresh_reads_the_minutes_that_are_pending_and_their_hour_and_d
         (_STORE_1H, LATE_MINUTE // 60 * 60, 60, 10 * TAGS, 4),
         (_STORE_1D, LATE_MINUTE // 1_440 * 1_440, 1_440, 30 * TAGS, 4),
     ):
-        query = statement % {"since": since, "until": since + minutes}
+        query = statement % {"since": since, "until": since + minutes, "first_tag": 1, "last_tag": TAGS}
         read = await rows_read(acme, query)
         assert 1 <= read <= await most(acme, 3 * rows, batches * TAGS)

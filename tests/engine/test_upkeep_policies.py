@@ -125,6 +125,23 @@ async def test_rollups_go_only_where_the_readings_are_gone(acme: Database) -> No
     assert await days_of(acme, "rollups_1m") == minutes
 
 
+async def test_a_reading_that_is_older_than_what_is_kept_is_stored_then_dropped_and_counted(
+    acme: Database,
+) -> None:
+    await refresh_all(acme)
+    await change_policies(acme, {"keep_readings": 5 * DAY})
+    await drop(acme, MIDNIGHT + 15 * DAY)
+    rolled_up = await shown(acme, "1d")
+    for second in range(3):
+        await write(acme, MIDNIGHT + 2 * DAY + timedelta(seconds=second))
+    assert 2 in await days_of(acme, "stored_readings", "ts")
+    assert await shown(acme, "1d") == rolled_up
+    await refresh_all(acme)
+    assert await drop(acme, MIDNIGHT + 15 * DAY) == {"readings": 3}
+    assert 2 not in await days_of(acme, "stored_readings", "ts")
+    assert await shown(acme, "1d") == rolled_up
+
+
 async def test_a_plain_table_is_searched_in_bounded_pieces_once_for_each_boundary(
     acme: Database, own_databases: MasterAndTenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:

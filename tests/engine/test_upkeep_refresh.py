@@ -18,6 +18,7 @@ from engine import catalog
 from engine.database import connect
 from engine.errors import DatabaseError, DatabaseUnavailable
 from engine.upkeep import Refresher
+from engine.upkeep import refresh as refresh_module
 from engine.upkeep.refresh import HOLE_MINUTES, SPANS, chosen_piece
 from tests.engine.rollup_oracle import WIDTH_S, expected, shown
 from tests.servers.databases import MasterAndTenant
@@ -113,8 +114,10 @@ async def test_readings_are_in_the_views_as_soon_as_they_are_stored(acme: Databa
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_whatever_happens_the_views_are_right_and_so_is_what_is_stored_in_the_end(
-    acme: Database, other: Database, databases: MasterAndTenant, seed: int
+    acme: Database, other: Database, databases: MasterAndTenant, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
+    # Tags 1 and 2 in one statement, 3 in the next one.
+    monkeypatch.setattr(refresh_module, "TAGS_AT_ONCE", 2)
     chance = random.Random(seed)
 
     def moment() -> datetime:
