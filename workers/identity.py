@@ -15,12 +15,15 @@ import structlog
 
 from engine.database_pool import DatabasePool
 from engine.errors import DatabaseError, DatabaseUnavailable
+from engine.migrations import Which
+from engine.migrations_newer import refuse_newer
 from workers.master_database import MasterDatabase
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
     from engine.catalog import Tenant
+    from engine.database_pool import Database
     from engine.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -37,6 +40,23 @@ class NotIdentified(Exception):
 
 class NotAllowed(Exception):
     """The tenant that a request names is not open to its caller."""
+
+
+class FirstLook:
+    """Refuses a tenant's database that a newer engine has migrated; asks until it is not, and then no more."""
+
+    def __init__(self, database: Database) -> None:
+        """`database` stays the caller's."""
+        self._database = database
+        self._is_ours = False
+
+    async def check(self, wait_s: float) -> None:
+        """Raise DatabaseTooNew for such a database; other Database errors and TimeoutError where it does not answer."""
+        if self._is_ours:
+            return
+        async with asyncio.timeout(wait_s), self._database.connection() as connection:
+            await refuse_newer(connection, Which.TENANT)
+        self._is_ours = True
 
 
 class TenantDirectory:

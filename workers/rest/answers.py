@@ -34,6 +34,7 @@ from engine.catalog import InvalidRows
 from engine.errors import (
     ConfigurationError,
     DatabaseNotMigrated,
+    DatabaseTooNew,
     DatabaseUnavailable,
     InvalidInput,
     NotFound,
@@ -103,7 +104,7 @@ async def answer_error(request: Request, exc: Exception) -> Response:
         "request_id": request.scope["state"].get("request_id", ""),
     }
     match exc:
-        case DatabaseUnavailable() | DatabaseNotMigrated():
+        case DatabaseUnavailable() | DatabaseNotMigrated() | DatabaseTooNew():
             log.warning("the tenant's database cannot answer", error=str(exc), **where)
         case ConfigurationError() | NotIdentified() | NotAllowed() | Busy():
             log.warning("a request is refused", error=str(exc), **where)
@@ -134,7 +135,7 @@ def problem_of(exc: Exception, request_id: str) -> Problem:  # noqa: PLR0911  (o
             return Problem(HTTPStatus.TOO_MANY_REQUESTS, str(exc), headers={"Retry-After": "1"})
         case ConfigurationError():
             return Problem(HTTPStatus.SERVICE_UNAVAILABLE, f"the engine is not set up for this: {exc}")
-        case DatabaseUnavailable() | DatabaseNotMigrated():
+        case DatabaseUnavailable() | DatabaseNotMigrated() | DatabaseTooNew():
             said = "the tenant's database cannot answer now; try again"
             return Problem(HTTPStatus.SERVICE_UNAVAILABLE, said, headers={"Retry-After": "1"})
         case TimeoutError():

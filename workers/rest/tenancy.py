@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from engine.query import Readings
 from engine.query.connections import QueryConnections
+from workers.identity import FirstLook
 from workers.rest.answers import Busy
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Tenancy:
         self.tenant = tenant
         self.settings = settings
         self._database = databases.database(tenant.dsn, APPLICATION)
+        self._first_look = FirstLook(self._database)
         self.readings = Readings(self._database, settings)
         self.catalog = QueryConnections(
             self._database, most=_CATALOG_CONNECTIONS_MOST, wait_s=_CONNECTION_WAIT_S
@@ -38,13 +40,14 @@ class Tenancy:
 
     @asynccontextmanager
     async def request(self) -> AsyncGenerator[None, None]:
-        """Count a request while it runs; raises Busy when there are too many."""
+        """Count a request while it runs; raises Busy when there are too many, and DatabaseTooNew."""
         if self._running >= REQUESTS_PER_TENANT_MOST:
             raise Busy(
                 f"{REQUESTS_PER_TENANT_MOST} requests of this tenant are running; try again when one has ended"
             )
         self._running += 1
         try:
+            await self._first_look.check(_CONNECTION_WAIT_S)
             yield
         finally:
             self._running -= 1

@@ -14,6 +14,7 @@ import grpc
 
 from engine.query import Readings
 from engine.query.connections import QueryConnections
+from workers.identity import FirstLook
 from workers.rpc.identity import APPLICATION, tenant_of
 from workers.rpc.status import Refusal, answered
 
@@ -41,6 +42,7 @@ class Tenancy:
 
     def __init__(self, tenant: Tenant, settings: Settings, databases: DatabasePool) -> None:
         self._database = databases.database(tenant.dsn, APPLICATION)
+        self.first_look = FirstLook(self._database)
         self.readings = Readings(self._database, settings)
         self.others = QueryConnections(
             self._database, most=_OTHER_CONNECTIONS_MOST, wait_s=_CONNECTION_WAIT_S
@@ -76,7 +78,9 @@ class Calls:
             self._running[tenant.slug] += 1
             self._idle.clear()
             try:
-                yield call, self._tenancy_of(tenant)
+                tenancy = self._tenancy_of(tenant)
+                await tenancy.first_look.check(_CONNECTION_WAIT_S)
+                yield call, tenancy
             finally:
                 self._running[tenant.slug] -= 1
                 self._running += Counter()  # drops the zeros

@@ -29,6 +29,7 @@ from grpc_status import rpc_status
 from engine.errors import (
     ConnectionRefused,
     DatabaseNotMigrated,
+    DatabaseTooNew,
     DatabaseUnavailable,
     InvalidInput,
     NotFound,
@@ -131,7 +132,7 @@ def _status(exc: Exception, call: Call) -> Status:
                 "a call is refused", code=exc.code.name, error=str(exc), peer=call.peer, **asked, **where
             )
             return _plain(exc.code, str(exc))
-        case DatabaseUnavailable() | DatabaseNotMigrated():
+        case DatabaseUnavailable() | DatabaseNotMigrated() | DatabaseTooNew():
             log.warning("the tenant's database cannot answer", error=str(exc), **where)
             return _plain(grpc.StatusCode.UNAVAILABLE, "the tenant's database cannot answer now; try again")
         case TimeoutError():

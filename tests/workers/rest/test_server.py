@@ -205,6 +205,20 @@ def test_a_tenant_database_without_tables_is_503(one_tenant: MasterAndTenant, tm
         assert rest.get(CONNECTIONS).status == 503
 
 
+def test_a_tenant_database_of_a_newer_engine_is_503_and_named_in_the_log(
+    one_tenant: MasterAndTenant, tmp_path: Path
+) -> None:
+    with psycopg.connect(one_tenant.tenant_dsn) as tenant:
+        tenant.execute(
+            "insert into schema_migrations (version, name, checksum, engine_version)"
+            " values (9999, 'of_the_future', '', '9.9')"
+        )
+    with running_rest(settings_for(one_tenant.master_dsn), tmp_path) as rest:
+        rest.wait_ready()
+        assert rest.get(CONNECTIONS).status == 503
+        assert "9999_of_the_future of engine 9.9" in rest.log.read_text()
+
+
 def test_a_password_without_a_key_to_seal_it_is_refused(one_tenant: MasterAndTenant, tmp_path: Path) -> None:
     with running_rest(settings_for(one_tenant.master_dsn, secrets_key=""), tmp_path) as rest:
         rest.wait_ready()
