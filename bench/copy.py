@@ -45,9 +45,9 @@ from tests.servers.timescale import timescale
 
 # Rows of a batch, and how many batches of them a round has; the largest is the mode's own.
 BATCHES = {
-    StorageMode.COLUMNSTORE: {10_000: 16, BATCH_MOST_ROWS: 8, COLUMNSTORE_MOST_ROWS: 6},
-    StorageMode.HYPERTABLE: {10_000: 8, BATCH_MOST_ROWS: 8},
-    StorageMode.PLAIN: {10_000: 8, BATCH_MOST_ROWS: 8},
+    StorageMode.COLUMNSTORE: {10_000: 12, BATCH_MOST_ROWS: 6, COLUMNSTORE_MOST_ROWS: 6},
+    StorageMode.HYPERTABLE: {10_000: 6, BATCH_MOST_ROWS: 8},
+    StorageMode.PLAIN: {10_000: 6, BATCH_MOST_ROWS: 8},
 }
 UNNEST_BATCH_ROWS = 15_000
 UNNEST_BATCHES = 2
@@ -95,7 +95,8 @@ def run(progress: Progress, *, dsn: str | None = None) -> Report:
             figures |= {f"{mode}_{name}": value for name, value in found.items()}
             meaning |= {f"{mode}_{name}": text for name, text in MEANING.items()}
             meaning |= {f"{mode}_vs_preencoded_{rows}": f"with batches of {rows:,}" for rows in BATCHES[mode]}
-            targets.append(Target(f"{mode}_vs_preencoded", ">=", PREENCODED_LEAST))
+            # Two backends and we share the processors: where there are two, what our work costs depends on the machine.
+            targets.append(Target(f"{mode}_vs_preencoded", ">=", PREENCODED_LEAST, timed=True))
             if mode in UNNEST_LEAST:
                 targets.append(Target(f"{mode}_vs_unnest", ">=", UNNEST_LEAST[mode]))
     return Report("copy", figures, targets, meaning, notes)
